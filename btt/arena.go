@@ -1,0 +1,109 @@
+package btt
+
+import (
+	"sync/atomic"
+
+	"github.com/bttnbd/bttnbd/layout"
+	"github.com/bttnbd/bttnbd/pmem"
+)
+
+// arena is one arena of an open device.
+type arena struct {
+	// Set at open, never changed.
+	reg     *pmem.Region
+	index   int
+	base    uint64 // of the arena in the region
+	geo     layout.Geometry
+	first   uint64 // external LBA of pre-map block 0
+	padding layout.Padding
+	info    infoState
+
+	lanes []lane   // each guarded by its token in pool
+	pool  lanePool // which lanes nobody owns
+	rtt   rtt
+	locks [mapLocks]mapLock
+
+	// failed is set when metadata could not be stored half way through a commit,
+	// or when the info block says so. Reads go on; writes are refused. Opening the
+	// image again recovers from the first, as after a crash.
+	failed atomic.Bool
+
+	inherited inheritedPages
+	counters  counters
+}
+
+// mapOff, flogOff and dataOff are where things of this arena are in the region.
+func (a *arena) mapOff(lba layout.PremapLBA) uint64 {
+	return a.base + a.geo.MapOff + uint64(lba)*entrySize
+}
+
+func (a *arena) flogOff(lane uint32) uint64 {
+	return a.base + a.geo.FlogOff + uint64(lane)*layout.FlogGroupSize
+}
+
+func (a *arena) dataOff(block layout.PostmapLBA) uint64 {
+	return a.base + a.geo.DataOff + uint64(block)*uint64(a.geo.InternalLBASize)
+}
+
+func (a *arena) entry(lba layout.PremapLBA) layout.MapEntry {
+	return layout.MapEntry(a.reg.Load32(a.mapOff(lba)))
+}
+
+// takeLanes takes between 1 and n lanes, waiting for the first if none is free.
+func (a *arena) takeLanes(n int, hint uint32) (word int, set uint64) {
+	if a.reg.Traced() {
+		a.reg.Await(a.pool.anyFree)
+	}
+	if word, set = a.pool.tryTake(n, hint); set != 0 {
+		return word, set
+	}
+	return a.parkForLanes(n, hint)
+}
+
+// parkForLanes is apart from takeLanes because its closure costs an allocation.
+func (a *arena) parkForLanes(n int, hint uint32) (word int, set uint64) {
+	a.counters.at(hint).laneWaits.Add(1)
+	a.pool.park(func() bool {
+		word, set = a.pool.tryTake(n, hint)
+		return set != 0
+	})
+	return word, set
+}
+
+// waitForReaders returns when nobody reads block, which the caller owns.
+func (a *arena) waitForReaders(block layout.PostmapLBA, hint uint32) {
+	if a.reg.Traced() {
+		a.reg.Await(func() bool { return !a.rtt.reading(block) })
+	}
+	if a.rtt.reading(block) {
+		a.counters.at(hint).rttWaits.Add(1)
+		a.rtt.wait(block)
+	}
+}
+
+// lock takes the locks of the set in ascending order.
+func (a *arena) lock(s *lockSet) {
+	for i := s.next(0); i < mapLocks; i = s.next(i + 1) {
+		if a.reg.Traced() {
+			a.awaitLock(&a.locks[i])
+		}
+		a.locks[i].mu.Lock()
+	}
+}
+
+// awaitLock lets the simulator run others until the lock is free.
+func (a *arena) awaitLock(l *mapLock) {
+	a.reg.Await(func() bool {
+		if !l.mu.TryLock() {
+			return false
+		}
+		l.mu.Unlock()
+		return true
+	})
+}
+
+func (a *arena) unlock(s *lockSet) {
+	for i := s.next(0); i < mapLocks; i = s.next(i + 1) {
+		a.locks[i].mu.Unlock()
+	}
+}

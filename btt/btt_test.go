@@ -1,0 +1,371 @@
+package btt
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/bttnbd/bttnbd/layout"
+	"github.com/bttnbd/bttnbd/pmem"
+)
+
+// Small geometry for tests: arenas of 24 KiB, four lanes, blocks of 128 bytes.
+const (
+	testSector = 128
+	testArena  = 24 << 10
+)
+
+func testParams(f layout.Flavour) FormatParams {
+	return FormatParams{Flavour: f, SectorSize: testSector, Nfree: 4, UUID: uuid.UUID{1}, Zeroed: true, MinArena: testArena / 2, MaxArena: testArena}
+}
+
+// newDevice formats and opens arenas of heap memory.
+func newDevice(t testing.TB, f layout.Flavour, arenas int) (*Device, *pmem.Region) {
+	t.Helper()
+	r := pmem.NewHeap(f.Start + uint64(arenas)*testArena)
+	if err := Format(r, testParams(f)); err != nil {
+		t.Fatal(err)
+	}
+	return reopen(t, r), r
+}
+
+func reopen(t testing.TB, r *pmem.Region) *Device {
+	t.Helper()
+	d, err := Open(r, Options{MaxArena: testArena})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func fill(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
+
+func mustRead(t testing.TB, d *Device, off int64, want []byte) {
+	t.Helper()
+	got := make([]byte, len(want))
+	if _, err := d.ReadAt(got, off); err != nil {
+		t.Fatalf("read of %d bytes at %d: %v", len(want), off, err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Fatalf("read of %d bytes at %d: got %x…, want %x…", len(want), off, got[:min(16, len(got))], want[:min(16, len(want))])
+	}
+}
+
+func mustWrite(t testing.TB, d *Device, off int64, p []byte) {
+	t.Helper()
+	if n, err := d.WriteAt(p, off); err != nil || n != len(p) {
+		t.Fatalf("write of %d bytes at %d: %d, %v", len(p), off, n, err)
+	}
+}
+
+// Goal: the device is an array of bytes like any other, whatever mix of whole and
+// partial blocks, across arenas, and after a reopen. Method: random operations
+// beside a plain byte slice.
+func TestModel(t *testing.T) {
+	for _, f := range layout.Flavours() {
+		t.Run(f.Name, func(t *testing.T) {
+			d, r := newDevice(t, f, 3)
+			model := make([]byte, d.Size())
+			rng := rand.New(rand.NewPCG(1, 2))
+			for i := range 4000 {
+				off := rng.Int64N(int64(len(model)))
+				n := min(1+rng.Int64N(40*testSector), int64(len(model))-off)
+				switch rng.IntN(8) {
+				case 0, 1, 2:
+					p := fill(byte(i), int(n))
+					mustWrite(t, d, off, p)
+					copy(model[off:], p)
+				case 3:
+					if err := d.ZeroAt(off, n); err != nil {
+						t.Fatal(err)
+					}
+					clear(model[off : off+n])
+				case 4:
+					if err := d.TrimAt(off, n); err != nil {
+						t.Fatal(err)
+					}
+					first, end := (off+testSector-1)/testSector*testSector, (off+n)/testSector*testSector
+					if first < end {
+						clear(model[first:end])
+					}
+				case 5:
+					d = reopen(t, r)
+				default:
+					mustRead(t, d, off, model[off:off+n])
+				}
+			}
+			mustRead(t, d, 0, model)
+		})
+	}
+}
+
+// Goal: requests of one group that overlap are applied in their order, and each
+// has an outcome of its own.
+func TestWriteGroup(t *testing.T) {
+	d, _ := newDevice(t, layout.Kernel, 1)
+	errs := []error{errors.New("stale"), nil, nil, nil}
+	d.WriteGroup(
+		[]int64{0, 2 * testSector, int64(d.Size()), testSector},
+		[][]byte{fill(1, 3*testSector), fill(2, testSector), fill(3, testSector), fill(4, 2*testSector)}, errs)
+	if errs[0] != nil || errs[1] != nil || errs[3] != nil {
+		t.Errorf("outcomes %v", errs)
+	}
+	if !errors.Is(errs[2], syscall.ENOSPC) {
+		t.Errorf("write past the end: %v, want ENOSPC", errs[2])
+	}
+	mustRead(t, d, 0, append(fill(1, testSector), fill(4, 2*testSector)...))
+}
+
+// Goal: every range that is not inside the device is refused with the errno that
+// the protocol asks for, overflow included.
+func TestRanges(t *testing.T) {
+	d, _ := newDevice(t, layout.UEFI, 1)
+	size := int64(d.Size())
+	for _, c := range []struct{ off, n int64 }{{size, 1}, {size - 1, 2}, {-1, 1}, {1<<63 - 1, 1}, {size + 5, 0}} {
+		if _, err := d.ReadAt(make([]byte, c.n), c.off); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("read of %d at %d: %v, want EINVAL", c.n, c.off, err)
+		}
+		if err := d.ZeroAt(c.off, c.n); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("zero of %d at %d: %v, want ENOSPC", c.n, c.off, err)
+		}
+		if err := d.TrimAt(c.off, c.n); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("trim of %d at %d: %v, want EINVAL", c.n, c.off, err)
+		}
+	}
+	if err := d.ZeroAt(size, 0); err != nil {
+		t.Errorf("nothing at the very end: %v", err)
+	}
+}
+
+// Goal: an error entry fails reads of its block and nothing else, survives a
+// reopen, and goes away when the block is written.
+func TestErrorEntry(t *testing.T) {
+	d, r := newDevice(t, layout.Kernel, 2)
+	last := layout.ExternalLBA(d.nlba - 1)
+	if err := d.SetError(last); err != nil {
+		t.Fatal(err)
+	}
+	d = reopen(t, r)
+	off := int64(last) * testSector
+	p := make([]byte, testSector)
+	if _, err := d.ReadAt(p, off); !errors.Is(err, syscall.EIO) {
+		t.Errorf("read of a bad block: %v, want EIO", err)
+	}
+	if err := d.Readable(0, int64(d.Size())); !errors.Is(err, syscall.EIO) {
+		t.Errorf("Readable: %v, want EIO", err)
+	}
+	if _, err := d.WriteAt([]byte{1}, off); !errors.Is(err, syscall.EIO) {
+		t.Errorf("write to a part of a bad block: %v, want EIO", err)
+	}
+	mustRead(t, d, off-testSector, make([]byte, testSector))
+	mustWrite(t, d, off, fill(7, testSector))
+	mustRead(t, reopen(t, r), off, fill(7, testSector))
+}
+
+// Goal: an arena in error serves reads, refuses writes, and comes back after the
+// flag is cleared; the other arena is not concerned.
+func TestArenaError(t *testing.T) {
+	d, r := newDevice(t, layout.UEFI, 2)
+	mustWrite(t, d, 0, fill(1, testSector))
+	if err := d.SetArenaError(0, true); err != nil {
+		t.Fatal(err)
+	}
+	d = reopen(t, r)
+	if len(d.Warnings()) != 1 || d.Stats().ArenasFailed != 1 {
+		t.Errorf("warnings %q, stats %+v", d.Warnings(), d.Stats())
+	}
+	mustRead(t, d, 0, fill(1, testSector))
+	if _, err := d.WriteAt(fill(2, testSector), 0); !errors.Is(err, syscall.EIO) {
+		t.Errorf("write: %v, want EIO", err)
+	}
+	if err := d.ZeroAt(0, testSector); !errors.Is(err, syscall.EIO) {
+		t.Errorf("zero: %v, want EIO", err)
+	}
+	mustWrite(t, d, int64(d.Size())-testSector, fill(3, testSector))
+	if err := d.SetArenaError(0, false); err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, reopen(t, r), 0, fill(2, testSector))
+}
+
+// Goal: a bad primary info block of any arena is made up for by its backup, with
+// a warning and without a repair; with both bad the open fails and names the place.
+func TestBackupInfo(t *testing.T) {
+	for arena := range 2 {
+		d, r := newDevice(t, layout.Kernel, 2)
+		mustWrite(t, d, 0, fill(1, 3*testSector))
+		a := d.arenas[arena]
+		r.Store64(a.base+100*8, 1)
+		d = reopen(t, r)
+		if len(d.Warnings()) != 1 {
+			t.Errorf("arena %d: warnings %q", arena, d.Warnings())
+		}
+		mustRead(t, d, 0, fill(1, 3*testSector))
+		if r.Load64(a.base+100*8) != 1 {
+			t.Error("open has repaired the primary without being asked")
+		}
+		r.Store64(a.base+a.geo.InfoOff+100*8, 1)
+		var corrupt *CorruptError
+		if _, err := Open(r, Options{MaxArena: testArena}); !errors.As(err, &corrupt) || corrupt.Arena != arena || corrupt.Offset != a.base {
+			t.Errorf("arena %d, both copies bad: %v", arena, err)
+		}
+	}
+}
+
+// Goal: memory that holds no BTT, or two, is told apart from a damaged one.
+func TestProbe(t *testing.T) {
+	if _, err := Open(pmem.NewHeap(1<<20), Options{}); !errors.Is(err, ErrNoBTT) {
+		t.Errorf("empty memory: %v", err)
+	}
+	if _, err := Open(pmem.NewHeap(100), Options{}); !errors.Is(err, ErrNoBTT) {
+		t.Errorf("100 bytes: %v", err)
+	}
+	// A kernel BTT inside the first data blocks of a UEFI one. While its backup is
+	// missing, the UEFI one is it.
+	const size = 16 * testArena
+	r := pmem.NewHeap(size)
+	p := testParams(layout.UEFI)
+	p.MaxArena = size
+	if err := Format(r, p); err != nil {
+		t.Fatal(err)
+	}
+	geo, err := layout.NewGeometry(testArena, layout.Params{ExternalLBASize: testSector, Nfree: 4, Align: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := geo.Info(layout.Kernel, uuid.UUID{9}, uuid.UUID{}, 0)
+	var raw [layout.InfoSize]byte
+	in.Encode(raw[:])
+	r.Write(4096, raw[:])
+	if d, err := Open(r, Options{MaxArena: size}); err != nil || d.Flavour() != layout.UEFI {
+		t.Errorf("one and a half BTTs: %v", err)
+	}
+	r.Write(4096+in.InfoOff, raw[:])
+	if _, err := Open(r, Options{MaxArena: size}); !errors.Is(err, ErrAmbiguous) {
+		t.Errorf("two BTTs: %v", err)
+	}
+}
+
+// Goal: a format over anything leaves a device that reads as zeros, and nothing
+// of another flavour that would win a probe.
+func TestFormatOverGarbage(t *testing.T) {
+	for _, sector := range []uint32{128, 512, 4096} {
+		for _, f := range layout.Flavours() {
+			_, r := newDevice(t, layout.UEFI, 4)
+			garbage := fill(0xa5, 4096)
+			for off := uint64(8192); off < r.Size(); off += 4096 {
+				if off%testArena != 0 && off%testArena != testArena-4096 {
+					r.Write(off, garbage)
+				}
+			}
+			p := testParams(f)
+			p.SectorSize, p.Zeroed, p.MaxArena = sector, false, 4*testArena
+			if err := Format(r, p); err != nil {
+				t.Fatal(err)
+			}
+			d, err := Open(r, Options{MaxArena: 4 * testArena})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d.Flavour() != f || d.SectorSize() != sector {
+				t.Errorf("%s/%d: opened as %s/%d", f.Name, sector, d.Flavour().Name, d.SectorSize())
+			}
+			mustRead(t, d, 0, make([]byte, d.Size()))
+			mustWrite(t, d, 0, fill(1, int(d.Size())))
+			mustRead(t, d, 0, fill(1, int(d.Size())))
+		}
+	}
+}
+
+// Goal: under -race, no reader ever sees a mix of two writes, and no access races
+// with the reuse of a block. Method: a few hot blocks, writers that fill a block
+// with one byte, readers that look for a second one.
+func TestConcurrent(t *testing.T) {
+	d, r := newDevice(t, layout.Kernel, 1)
+	const hot, rounds = 24, 3000
+	var wg sync.WaitGroup
+	for w := range 6 {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(w), 1))
+			buf := make([]byte, 3*testSector)
+			for range rounds {
+				off := rng.Int64N(hot) * testSector
+				switch {
+				case w < 3:
+					mustReadUniform(t, d, buf[:testSector], off)
+				case rng.IntN(8) == 0:
+					if err := d.ZeroAt(off, testSector); err != nil {
+						t.Error(err)
+					}
+				default:
+					n := testSector * (1 + rng.IntN(3))
+					for i := range buf[:n] {
+						buf[i] = byte(w)
+					}
+					if _, err := d.WriteAt(buf[:n], off); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if s := d.Stats(); s.BlocksWritten == 0 || s.Groups == 0 || s.BlocksMarked == 0 || s.BlocksRead == 0 {
+		t.Errorf("stats %+v", s)
+	}
+	reopen(t, r)
+}
+
+func mustReadUniform(t *testing.T, d *Device, p []byte, off int64) {
+	if _, err := d.ReadAt(p, off); err != nil {
+		t.Error(err)
+	}
+	for _, b := range p {
+		if b != p[0] {
+			t.Errorf("torn read at %d: %x", off, p)
+			return
+		}
+	}
+}
+
+// Goal: parts of one block written by different clients at once all arrive: the
+// read-modify-write is atomic. Method: each of 16 writers owns 8 bytes of a block.
+func TestPartialWritesAreAtomic(t *testing.T) {
+	d, _ := newDevice(t, layout.Kernel, 1)
+	var wg sync.WaitGroup
+	for w := range 16 {
+		wg.Go(func() {
+			for i := range 500 {
+				if _, err := d.WriteAt(fill(byte(i), 8), int64(w*8)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	mustRead(t, d, 0, fill(499%256, testSector))
+}
+
+// Goal: the data path allocates nothing.
+func TestAllocations(t *testing.T) {
+	d, _ := newDevice(t, layout.Kernel, 1)
+	one, many := make([]byte, testSector), make([]byte, 20*testSector)
+	offs, data, errs := []int64{0, 10 * testSector}, [][]byte{many[:5*testSector], one}, make([]error, 2)
+	for name, f := range map[string]func(){
+		"read":       func() { d.ReadAt(many, 0) },
+		"write":      func() { d.WriteAt(one, 0) },
+		"write many": func() { d.WriteAt(many, 0) },
+		"group":      func() { d.WriteGroup(offs, data, errs) },
+		"part":       func() { d.WriteAt(one[:9], 3) },
+		"zero":       func() { d.ZeroAt(0, 20*testSector) },
+	} {
+		if n := testing.AllocsPerRun(200, f); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}

@@ -1,0 +1,278 @@
+package btt
+
+import (
+	"sync"
+
+	"github.com/bttnbd/bttnbd/layout"
+	"github.com/bttnbd/bttnbd/pmem"
+)
+
+// This file is the device as an array of bytes: it cuts byte ranges into blocks.
+// Whole blocks go in groups, the parts at the ends by read-modify-write.
+
+// ReadAt fills p from byte off. Each block is read at one moment; different
+// blocks at different ones. n is len(p), or what was read before the error.
+func (d *Device) ReadAt(p []byte, off int64) (n int, err error) {
+	defer d.reg.CatchFault(&err)
+	defer pmem.ArmFaults()()
+	if !d.inRange(off, int64(len(p))) {
+		return 0, errReadRange
+	}
+	lba, in := d.split(off)
+	hint := d.reg.Hint()
+	blocks := 0
+	for n < len(p) {
+		piece := p[n:min(len(p), n+int(d.sector)-in)]
+		a, pre := d.locate(lba)
+		if err := a.read(pre, in, piece, hint); err != nil {
+			return n, err
+		}
+		n += len(piece)
+		lba, in = lba+1, 0
+		blocks++
+	}
+	d.arenas[0].counters.at(hint).blocksRead.Add(uint64(blocks))
+	return n, nil
+}
+
+// Readable returns the error that a read of the range would meet, as far as the
+// map tells. It moves no data.
+func (d *Device) Readable(off, n int64) (err error) {
+	defer d.reg.CatchFault(&err)
+	defer pmem.ArmFaults()()
+	if !d.inRange(off, n) {
+		return errReadRange
+	}
+	if n == 0 {
+		return nil
+	}
+	last := uint64(off+n-1) / uint64(d.sector)
+	for lba, _ := d.split(off); lba <= last; lba++ {
+		if a, pre := d.locate(lba); a.entry(pre).State() == layout.Error {
+			return errBadBlock
+		}
+	}
+	return nil
+}
+
+// WriteAt writes p at byte off; see [Device.WriteGroup].
+func (d *Device) WriteAt(p []byte, off int64) (int, error) {
+	var errs [1]error
+	d.WriteGroup([]int64{off}, [][]byte{p}, errs[:])
+	if errs[0] != nil {
+		return 0, errs[0]
+	}
+	return len(p), nil
+}
+
+// WriteGroup writes data[i] at byte offs[i], in order, and puts what became of
+// each request into errs[i]. As many whole blocks as possible share one set of
+// three drains. On return everything without an error is durable, and every block,
+// with an error or without, is wholly old or wholly new.
+func (d *Device) WriteGroup(offs []int64, data [][]byte, errs []error) {
+	w := writer{d: d}
+	for i := range offs {
+		errs[i] = nil
+		switch {
+		case d.ReadOnly():
+			errs[i] = errReadOnly
+		case !d.inRange(offs[i], int64(len(data[i]))):
+			errs[i] = errWriteRange
+		default:
+			w.request(errs, i, offs[i], data[i])
+		}
+	}
+	w.flush(errs)
+}
+
+// writer gathers whole blocks into groups of one arena. The outcomes of the
+// requests are passed down to it, not kept in it, so that they stay on the stack.
+type writer struct {
+	d     *Device
+	arena *arena // of the group
+	seen  uint64 // a bit for each lba mod 64 in the group
+	n     int
+	group [maxGroup]blockWrite
+}
+
+// request cuts one request into blocks.
+func (w *writer) request(errs []error, req int, off int64, p []byte) {
+	sector := int(w.d.sector)
+	lba, in := w.d.split(off)
+	for len(p) > 0 {
+		n := min(len(p), sector-in)
+		a, pre := w.d.locate(lba)
+		if n == sector {
+			w.add(errs, a, blockWrite{lba: pre, data: p[:n], req: req})
+		} else {
+			w.flush(errs) // keep the order of what may overlap
+			fail(errs, req, w.d.writePart(a, pre, in, p[:n]))
+		}
+		p = p[n:]
+		lba, in = lba+1, 0
+	}
+}
+
+// add puts a block into the group, after committing what cannot be in the same
+// one: another arena, the same block again, or simply a full group.
+func (w *writer) add(errs []error, a *arena, b blockWrite) {
+	if w.n == maxGroup || w.n > 0 && (a != w.arena || w.has(b.lba)) {
+		w.flush(errs)
+	}
+	w.arena = a
+	w.group[w.n] = b
+	w.n++
+	w.seen |= 1 << (b.lba % 64)
+}
+
+func (w *writer) has(lba layout.PremapLBA) bool {
+	if w.seen&(1<<(lba%64)) == 0 {
+		return false
+	}
+	for i := range w.group[:w.n] {
+		if w.group[i].lba == lba {
+			return true
+		}
+	}
+	return false
+}
+
+// flush commits the group. If that fails before anything was committed, each block
+// is tried by itself, so that one bad page costs only the request it belongs to.
+func (w *writer) flush(errs []error) {
+	group := w.group[:w.n]
+	w.n, w.seen = 0, 0
+	if len(group) == 0 {
+		return
+	}
+	err := w.d.write(w.arena, group)
+	for i := range group {
+		if err != nil && len(group) > 1 && !w.arena.failed.Load() {
+			fail(errs, group[i].req, w.d.write(w.arena, group[i:i+1]))
+		} else {
+			fail(errs, group[i].req, err)
+		}
+	}
+}
+
+// fail notes the first error of a request.
+func fail(errs []error, req int, err error) {
+	if err != nil && errs[req] == nil {
+		errs[req] = err
+	}
+}
+
+// write is [arena.write] with faults turned into errors.
+func (d *Device) write(a *arena, group []blockWrite) (err error) {
+	defer d.reg.CatchFault(&err)
+	defer pmem.ArmFaults()()
+	return a.write(group)
+}
+
+// writePart is [arena.writePart] with faults turned into errors.
+func (d *Device) writePart(a *arena, lba layout.PremapLBA, in int, p []byte) (err error) {
+	defer d.reg.CatchFault(&err)
+	defer pmem.ArmFaults()()
+	scratch := d.scratch.Get().(*[]byte)
+	defer d.scratch.Put(scratch)
+	return a.writePart(lba, in, p, *scratch)
+}
+
+// ZeroAt makes n bytes at off read as zeros, durably on return. Whole blocks
+// become zero entries of the map where [Device.ZerosFast] says so.
+func (d *Device) ZeroAt(off, n int64) (err error) {
+	defer d.reg.CatchFault(&err)
+	defer pmem.ArmFaults()()
+	if d.ReadOnly() {
+		return errReadOnly
+	}
+	if !d.inRange(off, n) {
+		return errWriteRange
+	}
+	sector := int64(d.sector)
+	if !d.ZerosFast() {
+		return d.writeZeros(off, n)
+	}
+	if head := min(n, (sector-off%sector)%sector); head > 0 {
+		if err := d.writeZeros(off, head); err != nil {
+			return err
+		}
+		off, n = off+head, n-head
+	}
+	if err := d.markZero(uint64(off/sector), uint64(n/sector)); err != nil {
+		return err
+	}
+	return d.writeZeros(off+n/sector*sector, n%sector)
+}
+
+// TrimAt says that nobody needs the bytes any more. Whole blocks then read as
+// zeros, durably; the parts of blocks at the ends are left alone. Where zeroing
+// would mean writing, nothing is done at all.
+func (d *Device) TrimAt(off, n int64) (err error) {
+	defer d.reg.CatchFault(&err)
+	defer pmem.ArmFaults()()
+	if d.ReadOnly() {
+		return errReadOnly
+	}
+	if !d.inRange(off, n) {
+		return errReadRange
+	}
+	sector := int64(d.sector)
+	first, end := (off+sector-1)/sector, (off+n)/sector
+	if !d.ZerosFast() || first >= end {
+		return nil
+	}
+	return d.markZero(uint64(first), uint64(end-first))
+}
+
+// markZero turns n blocks from lba into zero entries.
+func (d *Device) markZero(lba, n uint64) error {
+	for n > 0 {
+		a, pre := d.locate(lba)
+		here := min(n, uint64(a.geo.ExternalNLBA)-uint64(pre))
+		if err := a.mark(pre, uint32(here), layout.ZeroEntry); err != nil {
+			return err
+		}
+		lba, n = lba+here, n-here
+	}
+	return nil
+}
+
+// zeros is what writeZeros writes from.
+var zeros [maxGroup * 4096]byte
+
+// writeZeros writes n zero bytes at off as data.
+func (d *Device) writeZeros(off, n int64) error {
+	for n > 0 {
+		// Pieces end on multiples of their size, so that blocks stay whole.
+		piece := min(n, int64(len(zeros))-off%int64(len(zeros)))
+		if _, err := d.WriteAt(zeros[:piece], off); err != nil {
+			return err
+		}
+		off, n = off+piece, n-piece
+	}
+	return nil
+}
+
+// Flush has nothing to do: a write is durable when it returns.
+func (d *Device) Flush() error { return nil }
+
+// inRange reports whether n bytes at off lie within the device.
+func (d *Device) inRange(off, n int64) bool {
+	return off >= 0 && n >= 0 && uint64(off) <= d.Size() && uint64(n) <= d.Size()-uint64(off)
+}
+
+// split is the block of a byte offset and the place within it.
+func (d *Device) split(off int64) (lba uint64, in int) {
+	return uint64(off) / uint64(d.sector), int(uint64(off) % uint64(d.sector))
+}
+
+// scratchPool holds blocks for read-modify-write.
+type scratchPool struct{ sync.Pool }
+
+func (p *scratchPool) init(size int) {
+	p.New = func() any {
+		b := make([]byte, size)
+		return &b
+	}
+}

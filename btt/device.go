@@ -1,0 +1,79 @@
+package btt
+
+import (
+	"github.com/google/uuid"
+
+	"github.com/bttnbd/bttnbd/layout"
+	"github.com/bttnbd/bttnbd/pmem"
+)
+
+// Size is the capacity in bytes.
+func (d *Device) Size() uint64 { return d.nlba * uint64(d.sector) }
+
+// SectorSize is the size in bytes of a block: what is atomic.
+func (d *Device) SectorSize() uint32 { return d.sector }
+
+// ReadOnly reports whether all writes are refused.
+func (d *Device) ReadOnly() bool { return d.reg.ReadOnly() }
+
+// Flavour is the format that the image was found to have.
+func (d *Device) Flavour() layout.Flavour { return d.flavour }
+
+// UUID is the uuid in the info blocks, the bytes as they stand on media.
+func (d *Device) UUID() uuid.UUID { return d.id }
+
+// Warnings are lines for the operator about what Open found to be bad but could
+// do without.
+func (d *Device) Warnings() []string { return d.warnings }
+
+// ZerosFast reports whether zeroing changes only map entries. On images with
+// sectors of 512 bytes zeros are written as data, see [ZeroEntriesSafe].
+func (d *Device) ZerosFast() bool { return ZeroEntriesSafe(d.sector) }
+
+// Close ends the use of the device and closes its region. No other method may be
+// running or be called afterwards. There is nothing to write back: a device that
+// is not closed is in the same state.
+func (d *Device) Close() error { return d.reg.Close() }
+
+// SetArenaError sets or clears the error flag in both info blocks of the arena
+// and refuses or allows writes to it. It is durable on return.
+func (d *Device) SetArenaError(arena int, inError bool) (err error) {
+	defer d.reg.CatchFault(&err)
+	defer pmem.ArmFaults()()
+	if d.ReadOnly() {
+		return errReadOnly
+	}
+	a := d.arenas[arena]
+	if inError {
+		a.failed.Store(true)
+		return a.setFlags(layout.FlagError)
+	}
+	if err := a.setFlags(0); err != nil {
+		return err
+	}
+	a.failed.Store(false)
+	return nil
+}
+
+// SetError marks the block as bad: reads fail with EIO until it is written or
+// zeroed. It is durable on return.
+func (d *Device) SetError(lba layout.ExternalLBA) (err error) {
+	defer d.reg.CatchFault(&err)
+	defer pmem.ArmFaults()()
+	if d.ReadOnly() {
+		return errReadOnly
+	}
+	if uint64(lba) >= d.nlba {
+		return errWriteRange
+	}
+	a, pre := d.locate(uint64(lba))
+	return a.mark(pre, 1, layout.ErrorEntry)
+}
+
+// locate finds the arena of an external block. Only the last arena may be of a
+// different size.
+func (d *Device) locate(lba uint64) (*arena, layout.PremapLBA) {
+	i := min(lba/d.perArena, uint64(len(d.arenas)-1))
+	a := d.arenas[i]
+	return a, layout.PremapLBA(lba - a.first)
+}

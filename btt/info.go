@@ -1,0 +1,96 @@
+package btt
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/bttnbd/bttnbd/layout"
+	"github.com/bttnbd/bttnbd/pmem"
+)
+
+// infoState is the info block of an open arena, as it stands on media.
+type infoState struct {
+	mu         sync.Mutex
+	raw        [layout.InfoSize]byte
+	fromBackup bool // the primary copy is bad
+}
+
+// readInfo decodes the info block at off. The image has at least 4096 bytes there.
+func readInfo(r *pmem.Region, off uint64, raw *[layout.InfoSize]byte) (layout.Info, error) {
+	r.Read(raw[:], off)
+	return layout.DecodeInfo(raw[:])
+}
+
+// holdsInfo reports whether an info block may begin at off: inside the image, in
+// a place where one can be.
+func holdsInfo(r *pmem.Region, off uint64) bool {
+	return off%8 == 0 && r.Size() >= layout.InfoSize && off <= r.Size()-layout.InfoSize
+}
+
+// backupPlaces are where the backup info block of an arena at base can be when
+// its primary does not say: at the end of an arena of full size, or at the end
+// of the image.
+func backupPlaces(r *pmem.Region, base, maxArena uint64) []uint64 {
+	var places []uint64
+	if base < r.Size() {
+		for _, size := range []uint64{maxArena, (r.Size() - base) / 4096 * 4096} {
+			if off := base + size - layout.InfoSize; size >= 2*layout.InfoSize && holdsInfo(r, off) {
+				places = append(places, off)
+			}
+		}
+	}
+	return places
+}
+
+// findInfo reads the info block of the arena at base: the primary copy, or else
+// a backup that says that it belongs there.
+func findInfo(r *pmem.Region, base, maxArena uint64, f layout.Flavour) (in layout.Info, st *infoState, err error) {
+	st = new(infoState)
+	if !holdsInfo(r, base) {
+		return in, nil, fmt.Errorf("the image ends at %d", r.Size())
+	}
+	in, err = readInfo(r, base, &st.raw)
+	if err == nil {
+		err = judge(&in, r.Size()-base, f)
+	}
+	if err == nil {
+		return in, st, nil
+	}
+	for _, off := range backupPlaces(r, base, maxArena) {
+		backup, berr := readInfo(r, off, &st.raw)
+		if berr == nil && backup.InfoOff == off-base && judge(&backup, r.Size()-base, f) == nil {
+			st.fromBackup = true
+			return backup, st, nil
+		}
+	}
+	return in, nil, err
+}
+
+// judge checks an info block of whose arena avail bytes exist.
+func judge(in *layout.Info, avail uint64, f layout.Flavour) error {
+	if in.Major != f.Major || in.Minor != f.Minor {
+		return fmt.Errorf("version %d.%d where %s images have %d.%d", in.Major, in.Minor, f.Name, f.Major, f.Minor)
+	}
+	return in.Validate(avail)
+}
+
+// setFlags rewrites both info blocks of the arena with new flags. The copy that
+// open would not rely on goes first, so that one good copy exists at any moment.
+func (a *arena) setFlags(flags uint32) error {
+	st := &a.info
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	layout.PatchFlags(st.raw[:], flags)
+	order := [2]uint64{a.base + a.geo.InfoOff, a.base}
+	if st.fromBackup {
+		order[0], order[1] = order[1], order[0]
+	}
+	for _, off := range order {
+		a.reg.Write(off, st.raw[:])
+		if err := a.reg.Drain(); err != nil {
+			return fmt.Errorf("arena %d: info block at offset %d: %w", a.index, off, err)
+		}
+	}
+	st.fromBackup = false // both are good now
+	return nil
+}

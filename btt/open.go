@@ -1,0 +1,160 @@
+package btt
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/bttnbd/bttnbd/layout"
+	"github.com/bttnbd/bttnbd/pmem"
+)
+
+// Options of [Open]. The zero value is right outside tests.
+type Options struct {
+	// MaxArena is the size at which arenas follow each other, in bytes.
+	// 0: 512 GiB, as the format says.
+	MaxArena uint64
+}
+
+// Device is an open BTT. Its methods may be called from any number of goroutines
+// at once, except Close, which must be the last.
+type Device struct {
+	reg       *pmem.Region
+	flavour   layout.Flavour
+	id        uuid.UUID
+	sector    uint32 // external_lbasize
+	nlba      uint64
+	perArena  uint64 // external blocks of each arena but the last
+	arenas    []*arena
+	recovered uint64
+	warnings  []string
+	scratch   scratchPool
+}
+
+// Open reads the info blocks, completes the writes that a crash has interrupted
+// (at most one a lane), and returns the device. It lays nothing out and mends
+// nothing else: what is damaged is reported as an error that names the place.
+// With a read-only region the completed writes stay private to this process.
+//
+// Errors: [ErrNoBTT], [ErrAmbiguous], [*CorruptError], or a [*pmem.FaultError].
+// The region is the device's from now on if Open succeeds, and the caller's if
+// it fails.
+func Open(r *pmem.Region, o Options) (d *Device, err error) {
+	defer r.CatchFault(&err)
+	defer pmem.ArmFaults()()
+	if o.MaxArena == 0 {
+		o.MaxArena = layout.MaxArenaSize
+	}
+	flavour, err := probe(r, o.MaxArena)
+	if err != nil {
+		return nil, err
+	}
+	d = &Device{reg: r, flavour: flavour}
+	if err := d.loadArenas(o.MaxArena); err != nil {
+		return nil, err
+	}
+	for _, a := range d.arenas {
+		n, err := a.recover()
+		if err != nil {
+			return nil, err
+		}
+		d.recovered += n
+	}
+	d.scratch.init(int(d.sector))
+	return d, nil
+}
+
+// probe finds out which flavour the image is, trying them in their order. When
+// the place of one flavour's info block lies in the data of the other, both can
+// look right; then the one whose backup agrees with its primary is it.
+func probe(r *pmem.Region, maxArena uint64) (layout.Flavour, error) {
+	var found, agreeing []layout.Flavour
+	var why error
+	for _, f := range layout.Flavours() {
+		in, st, err := findInfo(r, f.Start, maxArena, f)
+		switch {
+		case err == nil:
+			found = append(found, f)
+			if !st.fromBackup && backupAgrees(r, f.Start, &in, st) {
+				agreeing = append(agreeing, f)
+			}
+		case !errors.Is(err, layout.ErrNoSignature) && holdsInfo(r, f.Start):
+			why = errors.Join(why, &CorruptError{Offset: f.Start, What: f.Name + " info block", Err: err})
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(agreeing) == 1:
+		return agreeing[0], nil
+	case len(found) > 1:
+		return layout.Flavour{}, fmt.Errorf("%w: one of format %s at offset %d and one of format %s at offset %d",
+			ErrAmbiguous, found[0].Name, found[0].Start, found[1].Name, found[1].Start)
+	case why != nil:
+		return layout.Flavour{}, why
+	}
+	return layout.Flavour{}, ErrNoBTT
+}
+
+func backupAgrees(r *pmem.Region, base uint64, in *layout.Info, primary *infoState) bool {
+	var raw [layout.InfoSize]byte
+	_, err := readInfo(r, base+in.InfoOff, &raw)
+	return err == nil && raw == primary.raw
+}
+
+// loadArenas reads the chain of info blocks into d.arenas.
+func (d *Device) loadArenas(maxArena uint64) error {
+	base := d.flavour.Start
+	var first layout.Info
+	for i := 0; ; i++ {
+		in, st, err := findInfo(d.reg, base, maxArena, d.flavour)
+		if err != nil {
+			return &CorruptError{Arena: i, Offset: base, What: "info block", Err: err}
+		}
+		if i == 0 {
+			first = in
+			d.id, d.sector, d.perArena = in.UUID, in.ExternalLBASize, uint64(in.ExternalNLBA)
+		}
+		if err := belongs(&in, &first); err != nil {
+			return &CorruptError{Arena: i, Offset: base, What: "info block", Err: err}
+		}
+		if st.fromBackup {
+			d.warnings = append(d.warnings, fmt.Sprintf("arena %d: primary info block at offset %d is bad, using the backup at %d; run bttcheck", i, base, base+in.InfoOff))
+		}
+		d.arenas = append(d.arenas, d.newArena(i, base, &in, st))
+		d.nlba += uint64(in.ExternalNLBA)
+		if in.NextOff == 0 {
+			return nil
+		}
+		if uint64(in.ExternalNLBA) != d.perArena {
+			return &CorruptError{Arena: i, Offset: base, What: "info block", Err: fmt.Errorf("external_nlba %d, but arena 0 has %d: only the last arena may differ", in.ExternalNLBA, d.perArena)}
+		}
+		base += in.NextOff
+	}
+}
+
+// belongs reports why an arena's info block cannot be of the same BTT as the first.
+func belongs(in, first *layout.Info) error {
+	if in.UUID != first.UUID || in.ParentUUID != first.ParentUUID {
+		return fmt.Errorf("uuid %v parent %v, but arena 0 has %v and %v: this arena belongs to another BTT", in.UUID, in.ParentUUID, first.UUID, first.ParentUUID)
+	}
+	if in.ExternalLBASize != first.ExternalLBASize {
+		return fmt.Errorf("external_lbasize %d, but arena 0 has %d", in.ExternalLBASize, first.ExternalLBASize)
+	}
+	return nil
+}
+
+func (d *Device) newArena(index int, base uint64, in *layout.Info, st *infoState) *arena {
+	a := &arena{reg: d.reg, index: index, base: base, geo: in.Geometry(), first: d.nlba}
+	a.info.raw, a.info.fromBackup = st.raw, st.fromBackup
+	a.lanes = make([]lane, in.Nfree)
+	a.pool.init(in.Nfree)
+	a.rtt.init()
+	a.inherited.init(a)
+	if in.Flags&layout.FlagError != 0 {
+		a.failed.Store(true)
+		d.warnings = append(d.warnings, fmt.Sprintf("arena %d: its error flag is set, it takes no writes; run bttcheck", index))
+	}
+	return a
+}

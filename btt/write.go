@@ -1,0 +1,159 @@
+package btt
+
+import (
+	"math/bits"
+
+	"github.com/bttnbd/bttnbd/layout"
+)
+
+// maxGroup is how many blocks are committed under one set of three drains. It is
+// limited by the 64 lanes of a laneWord, and by what is worth holding locks for.
+const maxGroup = 32
+
+// blockWrite is one block of a group.
+type blockWrite struct {
+	lba  layout.PremapLBA
+	data []byte // external_lbasize bytes
+	req  int    // index of the request that the block belongs to
+
+	lane uint32          // owned while the write is under way
+	old  layout.MapEntry // the entry that the write replaces
+}
+
+// write commits a group of blocks with distinct numbers. On return they are all
+// durable, or the error says why some are not; then each is old or new.
+func (a *arena) write(group []blockWrite) error {
+	for len(group) > 0 {
+		n, err := a.writeSome(group)
+		if err != nil {
+			return err
+		}
+		group = group[n:]
+	}
+	return nil
+}
+
+// writeSome commits as many blocks of the group as there are lanes to be had.
+func (a *arena) writeSome(group []blockWrite) (n int, err error) {
+	if a.failed.Load() {
+		return 0, errArena
+	}
+	hint := a.reg.Hint()
+	word, set := a.takeLanes(min(len(group), maxGroup), hint)
+	defer a.pool.put(word, set)
+	group = group[:bits.OnesCount64(set)]
+	for i := range group {
+		group[i].lane = a.pool.lane(word, set)
+		set &= set - 1
+	}
+
+	if err := a.fill(group, hint); err != nil {
+		return 0, err
+	}
+	c := a.counters.at(hint)
+	c.blocksWritten.Add(uint64(len(group)))
+	c.groups.Add(1)
+	return len(group), a.commit(group)
+}
+
+// fill is step 1: the data goes into the lanes' free blocks. Nothing names them
+// yet, so a fault or a crash in here changes nothing.
+func (a *arena) fill(group []blockWrite, hint uint32) error {
+	for i := range group {
+		w := &group[i]
+		free := a.lanes[w.lane].free
+		a.waitForReaders(free, hint)
+		a.reg.Write(a.dataOff(free), w.data)
+		a.reg.Touch(a.mapOff(w.lba))
+	}
+	return a.reg.Drain()
+}
+
+// commit is steps 2 and 3 for a group whose data is durable in its lanes' free
+// blocks.
+func (a *arena) commit(group []blockWrite) error {
+	var locks lockSet
+	for i := range group {
+		locks.add(lockOf(group[i].lba))
+	}
+	a.lock(&locks)
+	defer a.unlock(&locks)
+	return a.commitLocked(group)
+}
+
+// commitLocked is [arena.commit] for a caller who holds the map locks. When it
+// fails or faults half way, what is in memory may be ahead of what is on media:
+// the arena then takes no more writes.
+func (a *arena) commitLocked(group []blockWrite) error {
+	done := false
+	defer func() {
+		if !done {
+			a.failed.Store(true)
+		}
+	}()
+	a.logMoves(group)
+	if err := a.reg.Drain(); err != nil {
+		return err
+	}
+	a.swing(group)
+	if err := a.reg.Drain(); err != nil {
+		return err
+	}
+	a.recycle(group)
+	done = true
+	return nil
+}
+
+// logMoves is step 2: each lane's older flog record becomes the new one. It
+// counts from the moment that the second word is there.
+func (a *arena) logMoves(group []blockWrite) {
+	for i := range group {
+		w := &group[i]
+		l := &a.lanes[w.lane]
+		w.old = a.entry(w.lba)
+		lbaOld, newSeq := layout.FlogRecord{
+			LBA: w.lba,
+			Old: loggedOld(w.old, w.lba),
+			New: layout.MapEntry(l.free),
+			Seq: l.seq,
+		}.Words()
+		off := a.flogOff(w.lane) + uint64(l.slot)*layout.FlogRecordSize
+		a.reg.Store64(off, lbaOld)
+		a.reg.Store64(off+8, newSeq)
+		a.reg.Flush(off, layout.FlogRecordSize)
+	}
+}
+
+// loggedOld is how a namespace image notes the replaced block: without flags,
+// but for the error flag of a block known to be bad (Linux btt_write_pg).
+func loggedOld(old layout.MapEntry, lba layout.PremapLBA) layout.MapEntry {
+	e := layout.MapEntry(old.Owned(lba))
+	if old.State() == layout.Error {
+		e |= layout.EntryError
+	}
+	return e
+}
+
+// swing is step 3: the map entries move to the new blocks. A line that several
+// neighbours share is flushed once, behind the last of them.
+func (a *arena) swing(group []blockWrite) {
+	for i := range group {
+		w := &group[i]
+		off := a.mapOff(w.lba)
+		a.reg.Store32(off, uint32(layout.NormalEntry(a.lanes[w.lane].free)))
+		if i+1 == len(group) || group[i+1].lba/entriesPerLine != w.lba/entriesPerLine {
+			a.reg.Flush(off, entrySize)
+		}
+	}
+}
+
+// recycle gives each lane the block that its write has replaced.
+func (a *arena) recycle(group []blockWrite) {
+	for i := range group {
+		w := &group[i]
+		l := &a.lanes[w.lane]
+		l.free = w.old.Owned(w.lba)
+		l.seq = layout.NextSeq(l.seq)
+		l.slot = uint32(a.padding) - l.slot // 0 ↔ the second record
+	}
+}
