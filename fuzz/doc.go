@@ -1,0 +1,13 @@
+// Package fuzz is the proof that a device of package btt is crash-safe. It holds
+// only tests: they drive the engine that ships over the memory of package
+// pmemtest, cut the power at every moment at which more than before is decided,
+// run recovery on every image that a crash can leave, and compare what is read
+// with what was promised. See docs/testing.md.
+//
+//	world_test.go     the small world: a machine, a device, a few blocks of it
+//	oracle_test.go    what may be read after a crash, and what a wrong block looks like
+//	explore_test.go   every image of a crash: recover, read, check, go on, crash again
+//	sequence_test.go  all short sequences of operations
+//	format_test.go    crashes while a BTT is being made
+//	native_test.go    the same as a target for go test -fuzz
+package fuzz

@@ -1,0 +1,265 @@
+package fuzz
+
+import (
+	"fmt"
+
+	"github.com/bttnbd/bttnbd/btt"
+	"github.com/bttnbd/bttnbd/layout"
+	"github.com/bttnbd/bttnbd/pmem"
+	"github.com/bttnbd/bttnbd/pmem/pmemtest"
+)
+
+// explorer looks at every image that a crash can leave.
+type explorer struct {
+	flavour layout.Flavour
+	images  int // crash images recovered and verified
+	nested  int // of them, from a crash in recovery or after it
+	kills   int // of them, from a kill with the power on
+	choices int // lines whose fate was decided
+	states  map[promise0]struct{}
+	spare   [4]*pmemtest.Machine // by depth
+}
+
+// promise0 is a distinct state after recovery.
+type promise0 [len(lbas)]content
+
+// crash verifies all images of a power cut of m at this moment. depth is how many
+// further crashes are tried on top of each.
+func (e *explorer) crash(m *pmemtest.Machine, w *world, p promise, depth int) error {
+	for o := new(pmemtest.Odometer); ; {
+		n := m.Crash(o, e.spare[depth])
+		e.spare[depth] = n
+		e.images++
+		if err := e.verify(n, w, p, depth); err != nil {
+			return err
+		}
+		e.choices += n.Count.Choices
+		if !o.Next() {
+			return nil
+		}
+	}
+}
+
+// kill verifies what a successor sees when the process is killed at this moment
+// with the power on, and that a power cut later takes nothing of that back.
+func (e *explorer) kill(m *pmemtest.Machine, w *world, p promise) error {
+	for o := new(pmemtest.Odometer); ; {
+		e.kills++
+		if err := e.verify(m.Kill(o), w, p, 1); err != nil {
+			return fmt.Errorf("after a kill: %w", err)
+		}
+		if !o.Next() {
+			return nil
+		}
+	}
+}
+
+// verify recovers a machine after a crash and checks everything that can be.
+func (e *explorer) verify(m *pmemtest.Machine, before *world, p promise, depth int) error {
+	w := &world{m: m, now: p, writes: before.writes + 1}
+	if depth > 0 {
+		m.OnDrain = func() error {
+			e.nested++
+			return e.wrap("crash in recovery", e.crash(m, w, p, depth-1))
+		}
+	}
+	err := w.open()
+	m.OnDrain = nil
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	if err := bijective(m.Region(), e.flavour); err != nil {
+		return err
+	}
+	if err := w.readAll(); err != nil {
+		return err
+	}
+	e.note(w)
+	if depth > 0 {
+		// What has been read is now a promise.
+		if err := e.wrap("crash after recovery and a read", e.crash(m, w, w.now, depth-1)); err != nil {
+			return err
+		}
+		e.nested++
+	}
+	return e.goOn(w)
+}
+
+func (e *explorer) wrap(where string, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s: %w", where, err)
+	}
+	return nil
+}
+
+func (e *explorer) note(w *world) {
+	var s promise0
+	for i := range s {
+		s[i] = w.now[i][0]
+	}
+	if e.states == nil {
+		e.states = map[promise0]struct{}{}
+	}
+	e.states[s] = struct{}{}
+}
+
+// goOn uses a recovered device: every lane writes, everything is read back, also
+// after a reopen. A lane that recovery has left in a wrong state shows here.
+func (e *explorer) goOn(w *world) error {
+	if w.d.Stats().ArenasFailed > 0 {
+		if err := w.do(op{kind: opClearFlag}); err != nil {
+			return fmt.Errorf("after recovery: %w", err)
+		}
+	}
+	for _, o := range []op{{opGroup, 0, lowLanes}, {opGroup, 0, highLanes}, {opWrite, 1, lowLanes}, {kind: opReopen}} {
+		if err := w.do(o); err != nil {
+			return fmt.Errorf("after recovery: %w", err)
+		}
+		if err := w.readAll(); err != nil {
+			return fmt.Errorf("after recovery and %v: %w", o, err)
+		}
+	}
+	return bijective(w.m.Region(), e.flavour)
+}
+
+// run carries the operations out, the last one with a crash before each drain and
+// after it is done.
+func (e *explorer) run(ops []op, depth int) error {
+	w := newWorld(e.flavour)
+	for i, o := range ops {
+		last := i == len(ops)-1
+		if last {
+			during, _ := w.during(o)
+			w.m.OnDrain = func() error {
+				if err := e.crash(w.m, w, during, depth); err != nil {
+					return fmt.Errorf("crash in %v before drain %d: %w", o, w.m.Count.Drains, err)
+				}
+				if err := e.kill(w.m, w, during); err != nil {
+					return fmt.Errorf("in %v before drain %d: %w", o, w.m.Count.Drains, err)
+				}
+				return nil
+			}
+		}
+		if err := w.lint(o); err != nil {
+			return err
+		}
+		w.m.OnDrain = nil
+		if !last {
+			continue
+		}
+		if err := e.crash(w.m, w, w.now, depth); err != nil {
+			return fmt.Errorf("crash after %v: %w", o, err)
+		}
+		if err := e.kill(w.m, w, w.now); err != nil {
+			return fmt.Errorf("after %v: %w", o, err)
+		}
+	}
+	return w.readAll()
+}
+
+// drains is how many drains each operation takes: one more costs time, one less
+// costs data.
+var drains = map[opKind]int{
+	opWrite: 3, opGroup: 3, opPart: 3, opZero: 1, opZeroes: 1, opError: 1, opReopen: 2, opSetFlag: 2, opClearFlag: 2,
+}
+
+// lint carries o out and checks that it does what it must and no more: nothing
+// undurable is acknowledged, no drain is wasted or missing, no clean line flushed,
+// and no block that the map owns is stored to.
+func (w *world) lint(o op) (err error) {
+	region := w.m.Region()
+	before := w.m.Count
+	w.m.OnWrite = func(off, n uint64) {
+		if lba, live := liveBlock(w.m, off); live && err == nil {
+			err = fmt.Errorf("%v stores into the block of lba %d", o, lba)
+		}
+	}
+	failed := w.inError && o.kind <= opError || o.kind == opPart && w.now[o.block][0].bad
+	if doErr := w.do(o); doErr != nil {
+		return doErr
+	}
+	w.m.OnWrite = nil
+	did := w.m.Count
+	if err != nil {
+		return err
+	}
+	if dirty := w.m.Undurable(); len(dirty) > 0 {
+		return fmt.Errorf("%v is acknowledged, but the lines at %d are not durable", o, dirty)
+	}
+	if n := did.Drains - before.Drains; !failed && n != drains[o.kind] {
+		return fmt.Errorf("%v took %d drains, want %d", o, n, drains[o.kind])
+	}
+	if o.kind != opReopen && (did.UselessDrains != before.UselessDrains || did.CleanFlushes != before.CleanFlushes) {
+		return fmt.Errorf("%v: %d drains of nothing, %d flushes of clean lines", o,
+			did.UselessDrains-before.UselessDrains, did.CleanFlushes-before.CleanFlushes)
+	}
+	_ = region
+	return nil
+}
+
+// parts finds the arena of a world's region, which holds just one.
+func parts(r *pmem.Region, f layout.Flavour) layout.Geometry {
+	geo, err := layout.NewGeometry(arena, layout.Params{ExternalLBASize: sector, Nfree: nfree, Align: f.Align})
+	if err != nil {
+		panic(err)
+	}
+	return geo
+}
+
+// liveBlock reports which lba owns the internal block at off, if off is data.
+func liveBlock(m *pmemtest.Machine, off uint64) (lba uint32, live bool) {
+	r := m.Region()
+	base := r.Size() - arena
+	geo := parts(r, layout.Kernel)
+	if off < base+geo.DataOff || off >= base+geo.MapOff {
+		return 0, false
+	}
+	block := layout.PostmapLBA((off - base - geo.DataOff) / uint64(geo.InternalLBASize))
+	mem := pmem.NewTraced(m.Peek(), nil)
+	for lba := range geo.ExternalNLBA {
+		e := layout.MapEntry(mem.Load32(base + geo.MapOff + uint64(lba)*4))
+		if e.Owned(layout.PremapLBA(lba)) == block {
+			return lba, true
+		}
+	}
+	return 0, false
+}
+
+// bijective checks invariant I1 with a reader of its own: after recovery every
+// internal block is owned once, by a map entry or by a lane.
+func bijective(r *pmem.Region, f layout.Flavour) error {
+	geo := parts(r, f)
+	base := r.Size() - arena
+	var owner [64]string
+	own := func(block layout.PostmapLBA, who string, n uint32) error {
+		if uint32(block) >= geo.InternalNLBA {
+			return fmt.Errorf("%s %d owns block %d of %d", who, n, block, geo.InternalNLBA)
+		}
+		if owner[block] != "" {
+			return fmt.Errorf("block %d is owned by %s and by %s %d", block, owner[block], who, n)
+		}
+		owner[block] = who
+		return nil
+	}
+	for lba := range geo.ExternalNLBA {
+		e := layout.MapEntry(r.Load32(base + geo.MapOff + uint64(lba)*4))
+		if err := own(e.Owned(layout.PremapLBA(lba)), "lba", lba); err != nil {
+			return err
+		}
+	}
+	for lane := range geo.Nfree {
+		var b [layout.FlogGroupSize]byte
+		r.Read(b[:], base+geo.FlogOff+uint64(lane)*layout.FlogGroupSize)
+		g := layout.DecodeFlogGroup(b[:])
+		cur, err := g.Current(layout.PaddingNew)
+		if err != nil {
+			return fmt.Errorf("lane %d: %w", lane, err)
+		}
+		if err := own(g[cur].Old.Block(), "lane", lane); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var _ = btt.ErrNoBTT

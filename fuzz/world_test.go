@@ -1,0 +1,241 @@
+package fuzz
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/google/uuid"
+
+	"github.com/bttnbd/bttnbd/btt"
+	"github.com/bttnbd/bttnbd/layout"
+	"github.com/bttnbd/bttnbd/pmem"
+	"github.com/bttnbd/bttnbd/pmem/pmemtest"
+)
+
+// The world is one arena of 20 KiB: 23 blocks of two cache lines, 8 lanes in two
+// words of the pool. Small, because every crash image is looked at whole; the
+// engine does not know it is not 512 GiB.
+const (
+	sector = 128
+	nfree  = 8
+	arena  = 20 << 10
+)
+
+// lbas are the blocks that are used: two neighbours in one map line, and one
+// under another map lock.
+var lbas = [3]int{0, 1, 17}
+
+// The lane words that operations start from.
+const (
+	lowLanes  = 0
+	highLanes = 1
+)
+
+var formatted = map[string][]byte{}
+
+func init() {
+	for _, f := range layout.Flavours() {
+		formatted[f.Name] = formatImage(f)
+	}
+}
+
+func formatParams(f layout.Flavour) btt.FormatParams {
+	return btt.FormatParams{Flavour: f, SectorSize: sector, Nfree: nfree, UUID: uuid.UUID{1}, Zeroed: true, MinArena: arena, MaxArena: arena}
+}
+
+func formatImage(f layout.Flavour) []byte {
+	buf := make([]byte, f.Start+arena)
+	if err := btt.Format(pmem.NewTraced(buf, nil), formatParams(f)); err != nil {
+		panic(err)
+	}
+	return buf
+}
+
+func open(m *pmemtest.Machine) (*btt.Device, error) {
+	return btt.Open(m.Region(), btt.Options{MaxArena: arena})
+}
+
+// op is one operation on the device, and what it does to the blocks it touches.
+type op struct {
+	kind  opKind
+	block int // index into lbas
+	lanes uint32
+}
+
+type opKind byte
+
+const (
+	opWrite     opKind = iota // one whole block
+	opGroup                   // all three blocks in one group
+	opPart                    // 24 bytes across the line boundary inside a block
+	opZero                    // one block
+	opZeroes                  // the range from block 0 to 17, two map lines
+	opError                   // mark a block bad
+	opReopen                  // close and open
+	opSetFlag                 // arena error flag on …
+	opClearFlag               // … and off
+)
+
+func (o op) String() string {
+	name := [...]string{"write", "group", "part", "zero", "zeroes", "error", "reopen", "setflag", "clearflag"}[o.kind]
+	switch o.kind {
+	case opWrite, opPart, opZero, opError:
+		return fmt.Sprintf("%s(%d,lanes %d)", name, lbas[o.block], o.lanes)
+	}
+	return name
+}
+
+// alphabet is what sequences are made of.
+var alphabet = []op{
+	{opWrite, 0, lowLanes}, {opWrite, 0, highLanes}, {opWrite, 1, lowLanes}, {opWrite, 2, highLanes},
+	{opGroup, 0, lowLanes}, {opPart, 0, highLanes}, {opZero, 0, lowLanes}, {opZeroes, 0, lowLanes},
+	{opError, 1, lowLanes}, {kind: opReopen}, {kind: opSetFlag}, {kind: opClearFlag},
+}
+
+const partAt, partLen = 52, 24
+
+// world is a device in use and what it has promised.
+type world struct {
+	m       *pmemtest.Machine
+	d       *btt.Device
+	now     promise
+	inError bool // the arena error flag is set
+	writes  int  // ids given out
+}
+
+// newWorld is a freshly formatted device.
+func newWorld(f layout.Flavour) *world {
+	w := &world{m: pmemtest.New(formatted[f.Name])}
+	for i := range w.now {
+		w.now[i] = []content{zero}
+	}
+	if err := w.open(); err != nil {
+		panic(err)
+	}
+	return w
+}
+
+func (w *world) open() (err error) {
+	w.d, err = open(w.m)
+	return err
+}
+
+// during is what is promised while o is in flight, and what after it.
+func (w *world) during(o op) (during, after promise) {
+	during, after = w.now, w.now
+	set := func(i int, c content) {
+		during = during.with(i, c)
+		after[i] = []content{c}
+	}
+	id := w.writes + 1
+	switch {
+	case w.inError:
+	case o.kind == opWrite:
+		set(o.block, written(id, lbas[o.block]))
+	case o.kind == opGroup:
+		for i, lba := range lbas {
+			set(i, written(id, lba))
+		}
+	case o.kind == opPart && !w.now[o.block][0].bad:
+		set(o.block, w.now[o.block][0].patched(id, lbas[o.block], partAt, partLen))
+	case o.kind == opZero:
+		set(o.block, zero)
+	case o.kind == opZeroes:
+		for i := range lbas {
+			set(i, zero)
+		}
+	case o.kind == opError:
+		set(o.block, content{bad: true})
+	}
+	return during, after
+}
+
+// do carries o out. It fails when the device does something else than it should.
+func (w *world) do(o op) error {
+	_, after := w.during(o)
+	w.writes++
+	w.m.Lanes = o.lanes
+	err := w.call(o, w.writes)
+	mustFail := w.inError && o.kind <= opError || o.kind == opPart && w.now[o.block][0].bad
+	switch {
+	case mustFail && !errors.Is(err, syscall.EIO):
+		return fmt.Errorf("%v: got %v, want EIO", o, err)
+	case !mustFail && err != nil:
+		return fmt.Errorf("%v: %w", o, err)
+	}
+	w.now = after
+	switch o.kind {
+	case opSetFlag:
+		w.inError = true
+	case opClearFlag:
+		w.inError = false
+	}
+	return nil
+}
+
+func (w *world) call(o op, id int) error {
+	lba := lbas[o.block]
+	at := int64(lba) * sector
+	switch o.kind {
+	case opWrite:
+		c := written(id, lba)
+		return w.writeAt(c.data[:], at)
+	case opGroup:
+		var offs []int64
+		var data [][]byte
+		for _, lba := range lbas {
+			c := written(id, lba)
+			offs, data = append(offs, int64(lba)*sector), append(data, c.data[:])
+		}
+		errs := make([]error, len(lbas))
+		w.d.WriteGroup(offs, data, errs)
+		return errors.Join(errs...)
+	case opPart:
+		c := written(id, lba)
+		return w.writeAt(c.data[partAt:partAt+partLen], at+partAt)
+	case opZero:
+		return w.d.ZeroAt(at, sector)
+	case opZeroes:
+		return w.d.ZeroAt(0, int64(lbas[2]+1)*sector)
+	case opError:
+		return w.d.SetError(layout.ExternalLBA(lba))
+	case opReopen:
+		return w.open()
+	case opSetFlag:
+		return w.d.SetArenaError(0, true)
+	case opClearFlag:
+		return w.d.SetArenaError(0, false)
+	}
+	panic("unknown operation")
+}
+
+func (w *world) writeAt(p []byte, off int64) error {
+	_, err := w.d.WriteAt(p, off)
+	return err
+}
+
+// read reads block i.
+func (w *world) read(i int) (c content, err error) {
+	_, err = w.d.ReadAt(c.data[:], int64(lbas[i])*sector)
+	if errors.Is(err, syscall.EIO) {
+		return content{bad: true}, nil
+	}
+	return c, err
+}
+
+// readAll reads every block, checks it against the promise, and from then on
+// promises what was read: a crash may not take it back.
+func (w *world) readAll() error {
+	for i := range lbas {
+		c, err := w.read(i)
+		if err != nil {
+			return fmt.Errorf("read of block %d: %w", lbas[i], err)
+		}
+		if err := w.now.keeps(i, c); err != nil {
+			return err
+		}
+		w.now[i] = []content{c}
+	}
+	return nil
+}
