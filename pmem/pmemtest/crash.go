@@ -41,7 +41,7 @@ func (m *Machine) Kill(c Chooser) *Machine {
 			continue
 		}
 		for _, r := range l.pending {
-			r.flushed, r.writer = false, dead
+			r.flushed, r.writer = 0, dead
 			n.push(uint64(i), r)
 		}
 	}
@@ -60,7 +60,8 @@ func (m *Machine) reset(image []byte) {
 		m.lines[i] = line{pending: m.lines[i].pending[:0]}
 	}
 	m.dirty = m.dirty[:0]
-	*m = Machine{mem: m.mem, media: m.media, lines: m.lines, dirty: m.dirty, region: m.region}
+	*m = Machine{mem: m.mem, media: m.media, lines: m.lines, dirty: m.dirty, region: m.region, reading: m.reading}
+	clear(m.reading)
 }
 
 // manyLines is the number of undecided lines in one read from which on their

@@ -52,8 +52,11 @@ type Machine struct {
 
 	// Chooser decides the fate of lines left open by the last crash.
 	Chooser Chooser
-	// Thread is who is running. A drain drains only its own thread.
-	Thread int
+	thread  int          // who is running; see Switch
+	hidden  []int        // lines of which the running thread sees an old state
+	reading map[int]span // by thread: a bulk copy out of memory that may be under way
+	// Race is the first bulk write that hit what another thread was copying out.
+	Race error
 	// Lanes is where the program looks first for a free lane, RTT slot and the like.
 	Lanes uint32
 	// OnDrain, if set, is called before each drain takes effect: the moments at
@@ -69,6 +72,8 @@ type Machine struct {
 
 	Count Counts
 }
+
+type span struct{ off, n uint64 }
 
 // Counts are what has happened on a machine since power-on.
 type Counts struct {
@@ -93,10 +98,9 @@ type record struct {
 	at      uint8 // first byte, for a cached store
 	n       uint8 // 4 or 8, for a cached store
 	chunks  uint8 // which aligned 8 bytes, for a bulk write
-	flushed bool  // flushed by flusher, not yet drained
 	durable bool
 	writer  int
-	flusher int
+	flushed uint32 // by which threads, a bit each
 	value   uint64
 	data    *[LineSize]byte // for a bulk write
 }
@@ -106,7 +110,7 @@ func New(image []byte) *Machine {
 	if len(image)%LineSize != 0 {
 		panic("pmemtest: size is not a multiple of the line size")
 	}
-	m := &Machine{mem: make([]byte, len(image)), media: make([]byte, len(image)), lines: make([]line, len(image)/LineSize)}
+	m := &Machine{mem: make([]byte, len(image)), media: make([]byte, len(image)), lines: make([]line, len(image)/LineSize), reading: map[int]span{}}
 	copy(m.mem, image)
 	copy(m.media, image)
 	m.region = pmem.NewTraced(m.mem, m)
@@ -138,7 +142,14 @@ func (m *Machine) Undurable() (offs []uint64) {
 
 // Load implements [pmem.Tracer].
 func (m *Machine) Load(off, n uint64) {
-	m.access()
+	if n > 8 && m.OnAccess != nil {
+		// A large copy may be half done when others run.
+		m.reading[m.thread] = span{off, n}
+		m.access()
+		delete(m.reading, m.thread)
+	} else {
+		m.access()
+	}
 	m.resolve(off, n)
 }
 
@@ -146,7 +157,7 @@ func (m *Machine) Load(off, n uint64) {
 func (m *Machine) Store(off, n, v uint64) {
 	m.access()
 	m.resolve(off, n)
-	m.push(off/LineSize, record{at: uint8(off % LineSize), n: uint8(n), value: v, writer: m.Thread})
+	m.push(off/LineSize, record{at: uint8(off % LineSize), n: uint8(n), value: v, writer: m.thread})
 }
 
 // Bulk implements [pmem.Tracer].
@@ -168,10 +179,15 @@ func (m *Machine) BulkZero(off, n uint64) {
 }
 
 func (m *Machine) bulk(off, n uint64, p []byte) {
+	for thread, r := range m.reading {
+		if thread != m.thread && off < r.off+r.n && r.off < off+n && m.Race == nil {
+			m.Race = fmt.Errorf("thread %d writes %d bytes at %d while thread %d copies %d bytes at %d out", m.thread, n, off, thread, r.n, r.off)
+		}
+	}
 	for end := off + n; off < end; {
 		i, at := off/LineSize, off%LineSize
 		k := min(LineSize-at, end-off)
-		r := record{bulk: true, writer: m.Thread, data: new([LineSize]byte)}
+		r := record{bulk: true, writer: m.thread, data: new([LineSize]byte)}
 		if p != nil {
 			copy(r.data[at:at+k], p)
 			p = p[k:]
@@ -194,7 +210,7 @@ func (m *Machine) Flush(off, n uint64) {
 		clean := true
 		for j := range m.lines[i].pending {
 			if r := &m.lines[i].pending[j]; !r.durable && (!r.bulk || r.writer == dead) {
-				r.flushed, r.flusher = true, m.Thread
+				r.flushed |= 1 << m.thread
 				clean = false
 			}
 		}
@@ -217,7 +233,7 @@ func (m *Machine) Drain() error {
 	keep := m.dirty[:0]
 	for _, i := range m.dirty {
 		l := &m.lines[i]
-		if l.drain(m.Thread) {
+		if l.drain(m.thread) {
 			useless = false
 		}
 		if m.settle(i); len(l.pending)+len(l.open) > 0 {
@@ -240,9 +256,9 @@ func (l *line) drain(thread int) (any bool) {
 		r := &l.pending[j]
 		switch {
 		case r.durable:
-		case r.bulk && (r.writer == thread || r.flushed && r.flusher == thread):
+		case r.bulk && (r.writer == thread || r.flushed&(1<<thread) != 0):
 			r.durable, any = true, true
-		case !r.bulk && r.flushed && r.flusher == thread:
+		case !r.bulk && r.flushed&(1<<thread) != 0:
 			last = j
 		}
 	}

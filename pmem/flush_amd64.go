@@ -1,0 +1,81 @@
+//go:build !race
+
+package pmem
+
+const (
+	hasFlush  = true
+	hasStream = true // non-temporal stores, which go around the cache
+)
+
+// The best write-back this processor has. All three write a dirty line back; CLWB
+// may keep it cached, CLFLUSHOPT drops it, and CLFLUSH, part of every amd64, also
+// waits its turn after every earlier CLFLUSH.
+var (
+	hasCLFLUSHOPT = cpuid7()&(1<<23) != 0
+	hasCLWB       = cpuid7()&(1<<24) != 0
+)
+
+// batch bounds one call of assembly, which Go cannot preempt: 1 MiB takes some
+// 100 µs, and for no longer is a garbage collection held up.
+const batch = 1 << 20
+
+// flushLines writes back every cache line that b touches. It does not wait.
+func flushLines(b []byte) {
+	for len(b) > 0 {
+		n := min(len(b), batch)
+		switch {
+		case hasCLWB:
+			clwb(&b[0], uintptr(n))
+		case hasCLFLUSHOPT:
+			clflushopt(&b[0], uintptr(n))
+		default:
+			clflush(&b[0], uintptr(n))
+		}
+		b = b[n:]
+	}
+}
+
+// streamCopy copies src to dst with non-temporal stores; both have one length,
+// which is a multiple of 8, as is the address of dst. It does not wait.
+func streamCopy(dst, src []byte) {
+	for len(src) > 0 {
+		n := min(len(dst), len(src), batch)
+		movntCopy(&dst[0], &src[0], uintptr(n))
+		dst, src = dst[n:], src[n:]
+	}
+}
+
+// streamZero is streamCopy of zero bytes.
+func streamZero(dst []byte) {
+	for len(dst) > 0 {
+		n := min(len(dst), batch)
+		movntZero(&dst[0], uintptr(n))
+		dst = dst[n:]
+	}
+}
+
+// fence waits until this CPU's write-backs and non-temporal stores have reached
+// the persistence domain.
+func fence() { sfence() }
+
+// Implemented in flush_amd64.s.
+
+// cpuid7 is EBX of CPUID leaf 7, or 0 where that leaf does not exist.
+func cpuid7() uint32
+
+//go:noescape
+func clwb(p *byte, n uintptr)
+
+//go:noescape
+func clflushopt(p *byte, n uintptr)
+
+//go:noescape
+func clflush(p *byte, n uintptr)
+
+//go:noescape
+func movntCopy(dst, src *byte, n uintptr)
+
+//go:noescape
+func movntZero(dst *byte, n uintptr)
+
+func sfence()

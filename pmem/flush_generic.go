@@ -1,0 +1,22 @@
+//go:build race || (!amd64 && !arm64)
+
+package pmem
+
+// Two builds have no assembly here. Other processors: their write-back
+// instructions are not implemented, so DAX is not offered and Open takes Msync.
+// Race builds: the detector does not see assembly, so they copy in Go.
+
+const (
+	hasFlush  = false
+	hasStream = false
+)
+
+func flushLines([]byte) { panic("pmem: no cache-line write-back in this build") }
+
+func streamCopy(dst, src []byte) { copy(dst, src) }
+
+func streamZero(dst []byte) { clear(dst) }
+
+// fence does nothing: without write-back there is nothing to wait for, a killed
+// process loses no executed store, and readers are ordered by sync/atomic.
+func fence() {}
