@@ -3,7 +3,6 @@ package fuzz
 import (
 	"fmt"
 
-	"github.com/bttnbd/bttnbd/btt"
 	"github.com/bttnbd/bttnbd/layout"
 	"github.com/bttnbd/bttnbd/pmem"
 	"github.com/bttnbd/bttnbd/pmem/pmemtest"
@@ -167,14 +166,13 @@ var drains = map[opKind]int{
 // undurable is acknowledged, no drain is wasted or missing, no clean line flushed,
 // and no block that the map owns is stored to.
 func (w *world) lint(o op) (err error) {
-	region := w.m.Region()
 	before := w.m.Count
 	w.m.OnWrite = func(off, n uint64) {
 		if lba, live := liveBlock(w.m, off); live && err == nil {
 			err = fmt.Errorf("%v stores into the block of lba %d", o, lba)
 		}
 	}
-	failed := w.inError && o.kind <= opError || o.kind == opPart && w.now[o.block][0].bad
+	refused := w.refuses(o)
 	if doErr := w.do(o); doErr != nil {
 		return doErr
 	}
@@ -186,14 +184,13 @@ func (w *world) lint(o op) (err error) {
 	if dirty := w.m.Undurable(); len(dirty) > 0 {
 		return fmt.Errorf("%v is acknowledged, but the lines at %d are not durable", o, dirty)
 	}
-	if n := did.Drains - before.Drains; !failed && n != drains[o.kind] {
+	if n := did.Drains - before.Drains; !refused && n != drains[o.kind] {
 		return fmt.Errorf("%v took %d drains, want %d", o, n, drains[o.kind])
 	}
 	if o.kind != opReopen && (did.UselessDrains != before.UselessDrains || did.CleanFlushes != before.CleanFlushes) {
 		return fmt.Errorf("%v: %d drains of nothing, %d flushes of clean lines", o,
 			did.UselessDrains-before.UselessDrains, did.CleanFlushes-before.CleanFlushes)
 	}
-	_ = region
 	return nil
 }
 
@@ -261,5 +258,3 @@ func bijective(r *pmem.Region, f layout.Flavour) error {
 	}
 	return nil
 }
-
-var _ = btt.ErrNoBTT

@@ -75,12 +75,13 @@ const (
 	opReopen                  // close and open
 	opSetFlag                 // arena error flag on …
 	opClearFlag               // … and off
+	opRead                    // one block; only in schedules: sequences read everything anyway
 )
 
 func (o op) String() string {
-	name := [...]string{"write", "group", "part", "zero", "zeroes", "error", "reopen", "setflag", "clearflag"}[o.kind]
+	name := [...]string{"write", "group", "part", "zero", "zeroes", "error", "reopen", "setflag", "clearflag", "read"}[o.kind]
 	switch o.kind {
-	case opWrite, opPart, opZero, opError:
+	case opWrite, opPart, opZero, opError, opRead:
 		return fmt.Sprintf("%s(%d,lanes %d)", name, lbas[o.block], o.lanes)
 	}
 	return name
@@ -121,47 +122,66 @@ func (w *world) open() (err error) {
 	return err
 }
 
+// effect is what an operation makes of one block.
+type effect struct {
+	block int // index into lbas
+	apply func(content) content
+}
+
+// effects are what o does when it is write number id and nothing forbids it.
+func (o op) effects(id int) (es []effect) {
+	put := func(i int, c content) { es = append(es, effect{i, func(content) content { return c }}) }
+	switch o.kind {
+	case opWrite:
+		put(o.block, written(id, lbas[o.block]))
+	case opGroup:
+		for i, lba := range lbas {
+			put(i, written(id, lba))
+		}
+	case opPart:
+		es = append(es, effect{o.block, func(c content) content {
+			if c.bad {
+				return c // refused
+			}
+			return c.patched(id, lbas[o.block], partAt, partLen)
+		}})
+	case opZero:
+		put(o.block, zero)
+	case opZeroes:
+		for i := range lbas {
+			put(i, zero)
+		}
+	case opError:
+		put(o.block, content{bad: true})
+	}
+	return es
+}
+
 // during is what is promised while o is in flight, and what after it.
 func (w *world) during(o op) (during, after promise) {
 	during, after = w.now, w.now
-	set := func(i int, c content) {
-		during = during.with(i, c)
-		after[i] = []content{c}
+	if w.inError {
+		return during, after
 	}
-	id := w.writes + 1
-	switch {
-	case w.inError:
-	case o.kind == opWrite:
-		set(o.block, written(id, lbas[o.block]))
-	case o.kind == opGroup:
-		for i, lba := range lbas {
-			set(i, written(id, lba))
-		}
-	case o.kind == opPart && !w.now[o.block][0].bad:
-		set(o.block, w.now[o.block][0].patched(id, lbas[o.block], partAt, partLen))
-	case o.kind == opZero:
-		set(o.block, zero)
-	case o.kind == opZeroes:
-		for i := range lbas {
-			set(i, zero)
-		}
-	case o.kind == opError:
-		set(o.block, content{bad: true})
+	for _, e := range o.effects(w.writes + 1) {
+		c := e.apply(w.now[e.block][0])
+		during = during.with(e.block, c)
+		after[e.block] = []content{c}
 	}
 	return during, after
 }
 
 // do carries o out. It fails when the device does something else than it should.
 func (w *world) do(o op) error {
+	refused := w.refuses(o)
 	_, after := w.during(o)
 	w.writes++
 	w.m.Lanes = o.lanes
 	err := w.call(o, w.writes)
-	mustFail := w.inError && o.kind <= opError || o.kind == opPart && w.now[o.block][0].bad
 	switch {
-	case mustFail && !errors.Is(err, syscall.EIO):
+	case refused && !errors.Is(err, syscall.EIO):
 		return fmt.Errorf("%v: got %v, want EIO", o, err)
-	case !mustFail && err != nil:
+	case !refused && err != nil:
 		return fmt.Errorf("%v: %w", o, err)
 	}
 	w.now = after
@@ -172,6 +192,12 @@ func (w *world) do(o op) error {
 		w.inError = false
 	}
 	return nil
+}
+
+// refuses reports whether o must fail: the arena is in error, or part of a bad
+// block is to be kept.
+func (w *world) refuses(o op) bool {
+	return w.inError && o.kind <= opError || o.kind == opPart && w.now[o.block][0].bad
 }
 
 func (w *world) call(o op, id int) error {

@@ -1,0 +1,288 @@
+package fuzz
+
+import (
+	"fmt"
+	"iter"
+	"testing"
+	"time"
+
+	"github.com/bttnbd/bttnbd/layout"
+	"github.com/bttnbd/bttnbd/pmem/pmemtest"
+)
+
+// scenario is a few threads, each with a few operations, one after another.
+type scenario struct {
+	name        string
+	preemptions int  // how often a thread that could go on is stopped
+	crash       bool // cut the power before every drain of every schedule as well
+	threads     [][]op
+}
+
+var scenarios = []scenario{
+	{"two writers, one block", 2, true, [][]op{{{opWrite, 0, lowLanes}}, {{opWrite, 0, highLanes}}}},
+	{"two writers, one lane word", 2, true, [][]op{{{opWrite, 0, lowLanes}}, {{opWrite, 0, lowLanes}}}},
+	{"two writers, one map line", 2, true, [][]op{{{opWrite, 0, lowLanes}}, {{opWrite, 1, highLanes}}}},
+	{"twice each, one block", 2, false, [][]op{{{opWrite, 0, lowLanes}, {opWrite, 0, lowLanes}}, {{opWrite, 0, highLanes}, {opWrite, 0, highLanes}}}},
+	{"reader and three writes", 3, false, [][]op{{{opRead, 0, lowLanes}}, {{opWrite, 0, lowLanes}, {opWrite, 0, lowLanes}, {opWrite, 0, lowLanes}}}},
+	{"reader twice and a write", 2, true, [][]op{{{opRead, 0, lowLanes}, {opRead, 0, lowLanes}}, {{opWrite, 0, lowLanes}}}},
+	{"reader and a zero", 3, true, [][]op{{{opRead, 0, lowLanes}, {opRead, 0, lowLanes}}, {{opWrite, 0, lowLanes}, {opZero, 0, lowLanes}}}},
+	{"reader and an error", 2, true, [][]op{{{opRead, 0, lowLanes}, {opRead, 0, lowLanes}}, {{opError, 0, lowLanes}}}},
+	{"writer and a zero", 2, true, [][]op{{{opWrite, 0, lowLanes}}, {{opZero, 0, lowLanes}}}},
+	{"two zeroes and a reader", 2, true, [][]op{{{opZeroes, 0, lowLanes}}, {{opError, 0, lowLanes}}, {{opRead, 0, lowLanes}}}},
+	{"two groups", 2, false, [][]op{{{opGroup, 0, lowLanes}}, {{opGroup, 0, highLanes}}}},
+	{"group and zeroes", 2, false, [][]op{{{opGroup, 0, lowLanes}}, {{opZeroes, 0, lowLanes}}}},
+	{"three groups, too few lanes", 1, false, [][]op{{{opGroup, 0, lowLanes}}, {{opGroup, 0, lowLanes}}, {{opGroup, 0, lowLanes}}}},
+	{"two parts of one block", 2, true, [][]op{{{opPart, 0, lowLanes}}, {{opPart, 0, highLanes}}}},
+	{"part and whole", 2, true, [][]op{{{opPart, 0, lowLanes}}, {{opWrite, 0, highLanes}}}},
+	{"part, reader, writer", 2, false, [][]op{{{opPart, 0, lowLanes}}, {{opRead, 0, lowLanes}}, {{opWrite, 0, highLanes}, {opWrite, 0, highLanes}}}},
+}
+
+// Goal: whatever the order in which threads are scheduled, every block behaves as
+// if operations happened one at a time, no thread waits for ever, nobody stores
+// into what another is reading, and a crash keeps all promises. Method: every
+// schedule with a bounded number of preemptions, at every access to the memory,
+// every lock and every wait.
+func TestSchedules(t *testing.T) {
+	for _, s := range scenarios {
+		t.Run(s.name, func(t *testing.T) {
+			if testing.Short() && s.preemptions > 2 {
+				s.preemptions = 2
+			}
+			e := &explorer{flavour: layout.UEFI}
+			start := time.Now()
+			schedules := 0
+			for o := new(pmemtest.Odometer); ; {
+				schedules++
+				if err := s.run(e, o); err != nil {
+					t.Fatalf("schedule %d: %v", schedules, err)
+				}
+				if !o.Next() {
+					break
+				}
+			}
+			took := time.Since(start)
+			t.Logf("%d schedules, %d images, %.1f s, %.0f schedules/s", schedules, e.images, took.Seconds(), float64(schedules)/took.Seconds())
+		})
+	}
+}
+
+// thread is a coroutine that carries operations out and stops at every access.
+type thread struct {
+	id      int
+	ops     []op
+	resume  func() (func() bool, bool) // runs until the next stop; what it waits for, if anything
+	ready   func() bool
+	stopped bool
+}
+
+// run is one run of the scenario under one schedule.
+type run struct {
+	w        *world
+	h        history
+	clock    int
+	current  *thread
+	yield    func(func() bool) bool // of the current thread
+	contents []content              // every content that any block may ever have
+	err      error
+}
+
+func (s *scenario) run(e *explorer, c pmemtest.Chooser) error {
+	r := &run{w: newWorld(e.flavour), contents: s.contents()}
+	m := r.w.m
+	var threads []*thread
+	for i, ops := range s.threads {
+		th := &thread{id: i, ops: ops}
+		next, stop := iter.Pull(r.body(th))
+		defer stop()
+		th.resume = next
+		threads = append(threads, th)
+	}
+	m.OnAccess = func() { r.pause(nil) }
+	m.OnAwait = r.pause
+	if s.crash {
+		m.OnDrain = func() error { return e.crash(m, r.w, r.h.promise(r.contents), 0) }
+	}
+	if err := r.schedule(threads, s.preemptions, c); err != nil {
+		return err
+	}
+	m.OnAccess, m.OnAwait, m.OnDrain = nil, nil, nil
+	m.Switch(0)
+	return r.finish(e)
+}
+
+// contents are all that any block may ever hold, whatever the order of operations.
+func (s *scenario) contents() []content {
+	cs := []content{zero, {bad: true}}
+	for known := 0; known < len(cs); {
+		known = len(cs)
+		for i, ops := range s.threads {
+			for k, o := range ops {
+				for _, ef := range o.effects(opID(i, k)) {
+					for _, c := range cs {
+						cs = appendNew(cs, ef.apply(c))
+					}
+				}
+			}
+		}
+	}
+	return cs
+}
+
+// opID is the number of the k-th operation of a thread.
+func opID(thread, k int) int { return 10*(thread+1) + k }
+
+// finish checks the device after all threads are done.
+func (r *run) finish(e *explorer) error {
+	if r.w.m.Race != nil {
+		return r.w.m.Race
+	}
+	if dirty := r.w.m.Undurable(); len(dirty) > 0 {
+		return fmt.Errorf("all is acknowledged, but the lines at %d are not durable", dirty)
+	}
+	if err := bijective(r.w.m.Region(), e.flavour); err != nil {
+		return err
+	}
+	r.w.now = r.h.promise(r.contents)
+	r.w.writes = 100
+	if err := r.w.readAll(); err != nil {
+		return err
+	}
+	return e.goOn(r.w)
+}
+
+// body is what a thread does.
+func (r *run) body(th *thread) iter.Seq[func() bool] {
+	return func(yield func(func() bool) bool) {
+		for k, o := range th.ops {
+			if r.err != nil {
+				return
+			}
+			r.yield = yield
+			id := opID(th.id, k)
+			if err := r.do(th, o, id); err != nil {
+				r.err = fmt.Errorf("thread %d, %v: %w", th.id, o, err)
+			}
+		}
+	}
+}
+
+// do carries one operation out and notes it in the history.
+func (r *run) do(th *thread, o op, id int) error {
+	if o.kind == opRead {
+		r.h[o.block] = append(r.h[o.block], event{from: r.tick(), til: pending})
+		at := len(r.h[o.block]) - 1
+		c, err := r.w.read(o.block)
+		ev := &r.h[o.block][at]
+		ev.saw, ev.til = c, r.tick()
+		if err == nil && !linearize(r.h[o.block], 0, zero, c) && !r.admitsAny(o.block) {
+			err = fmt.Errorf("no order of events explains: %s", c.describe(lbas[o.block], []content{}))
+		}
+		return err
+	}
+	effects := o.effects(id)
+	places := make([]int, len(effects))
+	for k, ef := range effects {
+		places[k] = len(r.h[ef.block])
+		r.h[ef.block] = append(r.h[ef.block], event{apply: ef.apply, from: r.tick(), til: pending})
+	}
+	err := r.w.call(o, id)
+	for k, ef := range effects {
+		r.h[ef.block][places[k]].til = r.tick()
+	}
+	return err
+}
+
+// admitsAny reports whether the history of block i makes sense at all.
+func (r *run) admitsAny(i int) bool {
+	for _, c := range r.contents {
+		if r.h.admits(i, c) {
+			return true
+		}
+	}
+	return false
+}
+
+func appendNew(cs []content, c content) []content {
+	for _, have := range cs {
+		if have == c {
+			return cs
+		}
+	}
+	return append(cs, c)
+}
+
+func (r *run) tick() int {
+	r.clock++
+	return r.clock
+}
+
+// pause stops the current thread until the scheduler resumes it and ready holds.
+func (r *run) pause(ready func() bool) {
+	th := r.current
+	if th == nil {
+		return // the driver itself looks at the device
+	}
+	if !r.yield(ready) {
+		panic("stopped")
+	}
+}
+
+// schedule runs the threads to their ends. c decides who goes on at each stop; to
+// stop one that could go on counts against preemptions.
+func (r *run) schedule(threads []*thread, preemptions int, c pmemtest.Chooser) error {
+	yields := make([]func(func() bool) bool, len(threads))
+	var last *thread
+	for {
+		var options []*thread
+		alive := 0
+		for _, th := range threads {
+			if !th.stopped {
+				alive++
+				if th.ready == nil || th.ready() {
+					options = append(options, th)
+				}
+			}
+		}
+		switch {
+		case r.err != nil:
+			return r.err
+		case alive == 0:
+			return nil
+		case len(options) == 0:
+			return fmt.Errorf("deadlock: %d threads wait for each other", alive)
+		}
+		th := choose(options, last, &preemptions, c)
+		r.w.m.Switch(th.id)
+		r.w.m.Lanes = th.ops[0].lanes
+		r.current, r.yield = th, yields[th.id]
+		ready, ok := th.resume()
+		yields[th.id] = r.yield
+		r.current = nil
+		th.ready, th.stopped = ready, !ok
+		last = th
+	}
+}
+
+// choose picks who runs next: the last one first, if it can.
+func choose(options []*thread, last *thread, preemptions *int, c pmemtest.Chooser) *thread {
+	for i, th := range options {
+		if th == last {
+			if *preemptions == 0 {
+				return th
+			}
+			options[0], options[i] = options[i], options[0]
+			k := 0
+			if len(options) > 1 {
+				k = c.Choose(len(options))
+			}
+			if k > 0 {
+				*preemptions--
+			}
+			return options[k]
+		}
+	}
+	if len(options) == 1 {
+		return options[0]
+	}
+	return options[c.Choose(len(options))]
+}
