@@ -1,0 +1,133 @@
+package check
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/bttnbd/bttnbd/layout"
+)
+
+// candidate is a flavour with what stands in its places.
+type candidate struct {
+	flavour layout.Flavour
+	arena   Arena // the first one
+}
+
+// locate finds out which flavour the image is and where arena 0 begins. found is
+// false if there was a BTT but no info block of its first arena is sound; then
+// that has been reported. The error is ErrNoBTT.
+func (x *reader) locate(c *collector) (f layout.Flavour, found bool, err error) {
+	var all, sound []candidate
+	for _, f := range layout.Flavours() {
+		k := candidate{f, x.arena(f, f.Start)}
+		all = append(all, k)
+		if k.arena.sound() {
+			sound = append(sound, k)
+		}
+	}
+	switch len(sound) {
+	case 0:
+		return x.locateDamaged(c, all)
+	case 1:
+		reportLeftover(c, all, sound[0])
+		return sound[0].flavour, true, nil
+	}
+	best, other := sound[0], sound[1]
+	if other.outweighs(&best) {
+		best, other = other, best
+	}
+	reportSecond(c, &best, &other)
+	return best.flavour, true, nil
+}
+
+// outweighs decides between two candidates of which info blocks are sound. One is
+// either left over from an earlier format, or part of the data of the other: the
+// user of a 2.0 image can write what he likes to its block 0, which stands at 4096,
+// where a 1.1 info block would. So copies count first that the other's user cannot
+// have written, then all copies. The probe order decides between equals.
+func (k *candidate) outweighs(other *candidate) bool {
+	mine, theirs := k.copies(other), other.copies(k)
+	if mine != theirs {
+		return mine > theirs
+	}
+	return k.copies(nil) > other.copies(nil)
+}
+
+// copies counts the sound info blocks, without those in the data area of other.
+func (k *candidate) copies(other *candidate) (n int) {
+	for _, copy := range []*InfoCopy{&k.arena.Primary, &k.arena.Backup} {
+		if copy.Err == nil && (other == nil || !other.isData(copy.Offset)) {
+			n++
+		}
+	}
+	return n
+}
+
+func (k *candidate) isData(off uint64) bool {
+	a := &k.arena
+	return off >= a.Offset+a.Info.DataOff && off-a.Offset < a.Info.MapOff
+}
+
+// reportSecond: best and other both have a sound info block.
+func reportSecond(c *collector, best, other *candidate) {
+	f := Finding{
+		Kind: InfoSecond, Severity: Warning, Offset: other.arena.Primary.Offset,
+		Message: fmt.Sprintf("besides the BTT of format %s at offset %d there is one of format %s at offset %d, left over or part of the data; other systems may take it for the real one",
+			best.flavour.Name, best.flavour.Start, other.flavour.Name, other.flavour.Start),
+	}
+	if best.copies(nil) == 1 && other.copies(nil) == 1 {
+		f.Severity = Error
+		f.Message = fmt.Sprintf("info blocks of format %s at offset %d and of format %s at offset %d, and no second copy of either: which is the real BTT is a guess, the first is checked",
+			best.flavour.Name, best.flavour.Start, other.flavour.Name, other.flavour.Start)
+	}
+	c.add(f)
+}
+
+// reportLeftover: a whole info block in the first page, which the flavour found
+// does not use. One that stands in the data area is no business of ours.
+func reportLeftover(c *collector, all []candidate, best candidate) {
+	for _, k := range all {
+		var version *versionError
+		if k.flavour.Start < best.flavour.Start && errors.As(k.arena.Primary.Err, &version) {
+			c.add(Finding{
+				Kind: InfoSecond, Severity: Warning, Offset: k.flavour.Start,
+				Message: fmt.Sprintf("besides the BTT at offset %d there is an info block of version %d.%d at offset %d, where nothing belongs; it is not used", best.flavour.Start, version.got.Major, version.got.Minor, k.flavour.Start),
+				Repair:  "wipe it",
+			})
+		}
+	}
+}
+
+// locateDamaged looks for a BTT that nobody would find: one in the place of the
+// other version, or one of which no info block is sound.
+func (x *reader) locateDamaged(c *collector, all []candidate) (layout.Flavour, bool, error) {
+	for _, k := range all {
+		for _, f := range layout.Flavours() {
+			f.Start = k.flavour.Start
+			if a := x.arena(f, f.Start); a.sound() {
+				c.add(Finding{
+					Kind: InfoVersion, Severity: Error, Offset: f.Start,
+					Message: fmt.Sprintf("a BTT of version %d.%d begins at offset %d, where only version %d.%d is looked for; no system will find it", f.Major, f.Minor, f.Start, k.flavour.Major, k.flavour.Minor),
+				})
+				return f, true, nil
+			}
+		}
+	}
+	for _, pick := range []func(*Arena) *InfoCopy{
+		func(a *Arena) *InfoCopy { return &a.Primary },
+		func(a *Arena) *InfoCopy { return &a.Backup },
+	} {
+		for _, k := range all {
+			if layout.HasSignature(pick(&k.arena).raw) {
+				c.begin(0, k.arena.Offset)
+				k.arena.reportLost(c)
+				return k.flavour, false, nil
+			}
+		}
+	}
+	path := x.region.Path()
+	if path == "" {
+		return layout.Flavour{}, false, ErrNoBTT
+	}
+	return layout.Flavour{}, false, fmt.Errorf("%s: %w", path, ErrNoBTT)
+}

@@ -1,0 +1,82 @@
+package nbd
+
+import "encoding/binary"
+
+// be is the byte order of the protocol.
+var be = binary.BigEndian
+
+// request is a decoded request header.
+//
+//	0      4      6     8            16           24      28
+//	+------+------+-----+------------+------------+-------+----------------+
+//	| magic| flags| type|   cookie   |   offset   | length| payload, if    |
+//	|      |      |     |            |            |       | type is WRITE  |
+//	+------+------+-----+------------+------------+-------+----------------+
+type request struct {
+	flags  uint16 // NBD_CMD_FLAG_…
+	cmd    uint16 // NBD_CMD_…, the document's "type"
+	cookie uint64 // the client's name for the request, echoed
+	offset uint64
+	length uint32
+}
+
+// decode reads the first requestSize bytes of b. It returns false, and r is
+// undefined, when they do not begin with the magic.
+func (r *request) decode(b []byte) bool {
+	_ = b[requestSize-1]
+	r.flags = be.Uint16(b[4:])
+	r.cmd = be.Uint16(b[6:])
+	r.cookie = be.Uint64(b[8:])
+	r.offset = be.Uint64(b[16:])
+	r.length = be.Uint32(b[24:])
+	return be.Uint32(b) == NBD_REQUEST_MAGIC
+}
+
+// putSimpleReply writes a reply header to the first simpleReplySize bytes of b.
+//
+//	0      4      8            16
+//	+------+------+------------+-------------------------+
+//	| magic| error|   cookie   | data, of a READ without |
+//	|      |      |            | error                   |
+//	+------+------+------------+-------------------------+
+func putSimpleReply(b []byte, cookie uint64, e Errno) {
+	_ = b[simpleReplySize-1]
+	be.PutUint32(b, NBD_SIMPLE_REPLY_MAGIC)
+	be.PutUint32(b[4:], uint32(e))
+	be.PutUint64(b[8:], cookie)
+}
+
+// reader takes the fields of option data one after the other. Past the end it
+// returns zeros and stays bad, which is asked once, after the last field.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+// bytes returns the next n bytes, nil past the end.
+func (r *reader) bytes(n uint32) []byte {
+	if r.bad || uint64(n) > uint64(len(r.b)) {
+		r.bad = true
+		return nil
+	}
+	p := r.b[:n]
+	r.b = r.b[n:]
+	return p
+}
+
+func (r *reader) uint16() uint16 {
+	if p := r.bytes(2); p != nil {
+		return be.Uint16(p)
+	}
+	return 0
+}
+
+func (r *reader) uint32() uint32 {
+	if p := r.bytes(4); p != nil {
+		return be.Uint32(p)
+	}
+	return 0
+}
+
+// done says whether the data held what was asked for, and no more.
+func (r *reader) done() bool { return !r.bad && len(r.b) == 0 }

@@ -1,0 +1,53 @@
+// Package nbd is a Network Block Device server: the fixed newstyle handshake
+// and the transmission phase of the NBD protocol document (proto.md of the
+// nbd project), over any [net.Conn]. It knows a [Backend], never what is
+// behind it.
+//
+// # A connection
+//
+//	client                         server                  file
+//	  |  <-- greeting ---------------|                      handshake.go
+//	  |  --- client flags ---------->|
+//	  |  --- option ---------------->|   one at a time,
+//	  |  <-- option replies ---------|   until GO or EXPORT_NAME
+//	  |                              |
+//	  |  --- request --------------->|   any number in flight   transmission.go
+//	  |  <-- simple reply -----------|
+//	  |  --- NBD_CMD_DISC ---------->|
+//
+// One goroutine serves a connection from greeting to close. It reads into one
+// buffer, and decodes, validates and executes requests out of that buffer, in
+// order, without handing them to another goroutine. WRITE requests that are
+// complete in the buffer one after the other become one [Backend.WriteGroup].
+// Replies gather in a second buffer, which is sent when the read buffer holds
+// no complete request any more. So a client that keeps n requests in flight
+// costs about one read and one write for n requests, and a client that sends
+// one at a time waits for no other goroutine to wake.
+//
+// A slow client holds its own goroutine and buffers (at most 2 MiB) and
+// nothing of the backend: no backend call is under way while the server waits
+// for a socket.
+//
+// # What is spoken
+//
+// Options: EXPORT_NAME, ABORT, LIST, INFO and GO, with the information types
+// EXPORT, NAME, DESCRIPTION and BLOCK_SIZE. Every other option is answered
+// NBD_REP_ERR_UNSUP. Commands: READ, WRITE, DISC, FLUSH, TRIM, CACHE and
+// WRITE_ZEROES, with simple replies. NBD_CMD_FLAG_FUA is accepted on all.
+//
+// # Errors
+//
+// validate.go decides about every request before the backend sees it, and
+// errno.go turns what a backend returns into one of the eight error numbers
+// that the protocol knows. An error a request runs into is that request's
+// reply and leaves the connection alone. The connection is closed, without a
+// reply, only where the stream cannot be followed any more (bad magic, a
+// payload beyond [maxDiscard], an error after the first bytes of a READ have
+// been sent) or where the document demands it.
+//
+// # Panics
+//
+// A panic in a backend is not recovered: a failed assertion stops the process.
+// Connections run with [runtime/debug.SetPanicOnFault], so that a backend on
+// mapped memory can catch the fault of a bad page itself.
+package nbd

@@ -1,0 +1,270 @@
+package nbd
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+	"unicode/utf8"
+)
+
+// handshake greets the client and answers its options until one of them has
+// chosen an export. An error ends the connection.
+func (c *conn) handshake() error {
+	if t := c.s.o.HandshakeTimeout; t > 0 {
+		c.setDeadline(time.Now().Add(t))
+	}
+	if err := c.greet(); err != nil {
+		return err
+	}
+	for c.exp == nil {
+		if err := c.negotiate(); err != nil {
+			return err
+		}
+	}
+	c.setDeadline(time.Time{})
+	c.serving.Store(c.exp)
+	return nil
+}
+
+// Ways for a handshake to end that are not errors of the socket.
+var (
+	errAborted = errors.New("client sent NBD_OPT_ABORT")
+	errMagic   = errors.New("bad magic")
+)
+
+// greet exchanges the greeting for the client's flags.
+//
+//	0            8            16      18          client:  0       4
+//	+------------+------------+-------+                    +-------+
+//	|  NBDMAGIC  |  IHAVEOPT  | flags |                    | flags |
+//	+------------+------------+-------+                    +-------+
+func (c *conn) greet() error {
+	const flags = NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES
+	c.out = be.AppendUint64(c.out, NBDMAGIC)
+	c.out = be.AppendUint64(c.out, IHAVEOPT)
+	c.out = be.AppendUint16(c.out, flags)
+	if err := c.need(clientFlagsSize); err != nil {
+		return err
+	}
+	answer := be.Uint32(c.in[c.r:])
+	c.r += clientFlagsSize
+	if answer&^(NBD_FLAG_C_FIXED_NEWSTYLE|NBD_FLAG_C_NO_ZEROES) != 0 {
+		return fmt.Errorf("unknown client flags %#x", answer)
+	}
+	c.noZeroes = answer&NBD_FLAG_C_NO_ZEROES != 0
+	return nil
+}
+
+// negotiate receives one option and answers it.
+//
+//	0            8        12       16
+//	+------------+--------+--------+------+
+//	|  IHAVEOPT  | option | length | data |
+//	+------------+--------+--------+------+
+func (c *conn) negotiate() error {
+	if err := c.need(optionSize); err != nil {
+		return err
+	}
+	head := c.in[c.r:]
+	if be.Uint64(head) != IHAVEOPT {
+		return fmt.Errorf("option: %w", errMagic)
+	}
+	c.option = be.Uint32(head[8:])
+	length := be.Uint32(head[12:])
+	c.r += optionSize
+	if length > maxDiscard {
+		return fmt.Errorf("option %d with %d bytes of data", c.option, length)
+	}
+	if length > maxOptionData {
+		return c.tooLong(int(length))
+	}
+	if err := c.need(int(length)); err != nil {
+		return midway(err)
+	}
+	data := c.in[c.r : c.r+int(length)]
+	c.r += int(length)
+	return c.dispatch(data)
+}
+
+// dispatch hands the current option to its handler.
+func (c *conn) dispatch(data []byte) error {
+	switch {
+	case c.option == NBD_OPT_ABORT:
+		return c.optAbort()
+	case c.option == NBD_OPT_EXPORT_NAME:
+		return c.optExportName(data)
+	case c.isClosing():
+		return c.refuse(NBD_REP_ERR_SHUTDOWN, "the server is shutting down")
+	}
+	switch c.option {
+	case NBD_OPT_LIST:
+		return c.optList(data)
+	case NBD_OPT_INFO, NBD_OPT_GO:
+		return c.optInfo(data)
+	}
+	return c.refuse(NBD_REP_ERR_UNSUP, "option not supported")
+}
+
+// tooLong skips and refuses an option whose data is too long to be looked at.
+func (c *conn) tooLong(length int) error {
+	if err := c.discard(length); err != nil {
+		return err
+	}
+	switch c.option {
+	case NBD_OPT_ABORT:
+		return c.optAbort()
+	case NBD_OPT_EXPORT_NAME:
+		return fmt.Errorf("export name of %d bytes", length)
+	case NBD_OPT_LIST, NBD_OPT_INFO, NBD_OPT_GO:
+		return c.refuse(NBD_REP_ERR_INVALID, "option data too long")
+	}
+	return c.refuse(NBD_REP_ERR_UNSUP, "option not supported")
+}
+
+// optAbort ends the handshake at the client's wish.
+func (c *conn) optAbort() error {
+	if err := c.optReply(NBD_REP_ACK, nil); err != nil {
+		return err
+	}
+	return errAborted
+}
+
+// optExportName enters transmission the old way, which knows no errors: what
+// cannot be served is answered by hanging up.
+//
+//	0            8       10                 134
+//	+------------+-------+--------------------+
+//	|    size    | flags | zeros, unless      |
+//	|            |       | NO_ZEROES          |
+//	+------------+-------+--------------------+
+func (c *conn) optExportName(data []byte) error {
+	if c.isClosing() {
+		return errors.New("the server is shutting down")
+	}
+	if !validName(data) {
+		return errors.New("malformed export name")
+	}
+	e := c.s.exports[string(data)]
+	if e == nil {
+		return fmt.Errorf("no export %.80q", data)
+	}
+	if err := c.room(exportReplySize + exportReplyZeros); err != nil {
+		return err
+	}
+	c.out = be.AppendUint64(c.out, e.Size)
+	c.out = be.AppendUint16(c.out, e.flags())
+	if !c.noZeroes {
+		c.out = append(c.out, make([]byte, exportReplyZeros)...)
+	}
+	c.exp = e
+	return nil
+}
+
+// optList names all exports, each in a reply of its own.
+//
+//	0             4
+//	+-------------+------+-------------+
+//	| name length | name | description |
+//	+-------------+------+-------------+
+func (c *conn) optList(data []byte) error {
+	if len(data) != 0 {
+		return c.refuse(NBD_REP_ERR_INVALID, "NBD_OPT_LIST takes no data")
+	}
+	for _, name := range c.s.names {
+		b := be.AppendUint32(nil, uint32(len(name)))
+		b = append(b, name...)
+		b = append(b, c.s.exports[name].Description...)
+		if err := c.optReply(NBD_REP_SERVER, b); err != nil {
+			return err
+		}
+	}
+	return c.optReply(NBD_REP_ACK, nil)
+}
+
+// optInfo describes an export, and for GO enters transmission with it.
+//
+//	0             4      4+n                 6+n
+//	+-------------+------+-------------------+------------------------+
+//	| name length | name | number of wishes  | wishes, 16 bits each:  |
+//	|             |      |                   | NBD_INFO_…             |
+//	+-------------+------+-------------------+------------------------+
+func (c *conn) optInfo(data []byte) error {
+	r := reader{b: data}
+	name := r.bytes(r.uint32())
+	wishes := make([]uint16, r.uint16())
+	for i := range wishes {
+		wishes[i] = r.uint16()
+	}
+	if !r.done() || !validName(name) {
+		return c.refuse(NBD_REP_ERR_INVALID, "malformed option data")
+	}
+	e := c.s.exports[string(name)]
+	if e == nil {
+		return c.refuse(NBD_REP_ERR_UNKNOWN, fmt.Sprintf("no export %.80q", name))
+	}
+	if err := c.describe(e, wishes); err != nil {
+		return err
+	}
+	if err := c.optReply(NBD_REP_ACK, nil); err != nil {
+		return err
+	}
+	if c.option == NBD_OPT_GO {
+		c.exp = e
+	}
+	return nil
+}
+
+// describe sends what is to be known about e: size, flags and block sizes
+// always, name and description to those who asked. Unknown wishes are ignored.
+func (c *conn) describe(e *export, wishes []uint16) error {
+	b := be.AppendUint16(nil, NBD_INFO_EXPORT)
+	b = be.AppendUint64(b, e.Size)
+	b = be.AppendUint16(b, e.flags())
+	if err := c.optReply(NBD_REP_INFO, b); err != nil {
+		return err
+	}
+	if slices.Contains(wishes, NBD_INFO_NAME) {
+		b = append(be.AppendUint16(nil, NBD_INFO_NAME), e.Name...)
+		if err := c.optReply(NBD_REP_INFO, b); err != nil {
+			return err
+		}
+	}
+	if slices.Contains(wishes, NBD_INFO_DESCRIPTION) && e.Description != "" {
+		b = append(be.AppendUint16(nil, NBD_INFO_DESCRIPTION), e.Description...)
+		if err := c.optReply(NBD_REP_INFO, b); err != nil {
+			return err
+		}
+	}
+	b = be.AppendUint16(nil, NBD_INFO_BLOCK_SIZE)
+	b = be.AppendUint32(b, e.MinBlock)
+	b = be.AppendUint32(b, e.PreferredBlock)
+	b = be.AppendUint32(b, e.MaxPayload)
+	return c.optReply(NBD_REP_INFO, b)
+}
+
+// validName says whether b may be the name of an export.
+func validName(b []byte) bool {
+	return len(b) <= maxString && utf8.Valid(b) && !slices.Contains(b, 0)
+}
+
+// refuse answers the current option with an error and a message for humans.
+func (c *conn) refuse(reply uint32, message string) error { return c.optReply(reply, []byte(message)) }
+
+// optReply appends a reply to the current option.
+//
+//	0         8        12      16       20
+//	+---------+--------+-------+--------+------+
+//	|  magic  | option | reply | length | data |
+//	+---------+--------+-------+--------+------+
+func (c *conn) optReply(reply uint32, data []byte) error {
+	if err := c.room(optionReplySize + len(data)); err != nil {
+		return err
+	}
+	c.out = be.AppendUint64(c.out, NBD_OPTION_REPLY)
+	c.out = be.AppendUint32(c.out, c.option)
+	c.out = be.AppendUint32(c.out, reply)
+	c.out = be.AppendUint32(c.out, uint32(len(data)))
+	c.out = append(c.out, data...)
+	return nil
+}

@@ -1,0 +1,153 @@
+package nbd
+
+// The numbers of the protocol, under the names that proto.md gives them, so
+// that a search for a name finds both. All integers on the wire are big endian.
+
+// Handshake.
+const (
+	NBDMAGIC         = 0x4e42444d41474943 // the greeting's first 8 bytes, "NBDMAGIC"
+	IHAVEOPT         = 0x49484156454f5054 // its second 8 bytes, and the head of every option
+	NBD_OPTION_REPLY = 0x0003e889045565a9 // head of every option reply
+
+	// Handshake flags, 16 bits from the server.
+	NBD_FLAG_FIXED_NEWSTYLE = 1 << 0
+	NBD_FLAG_NO_ZEROES      = 1 << 1
+
+	// Client flags, 32 bits from the client.
+	NBD_FLAG_C_FIXED_NEWSTYLE = 1 << 0
+	NBD_FLAG_C_NO_ZEROES      = 1 << 1
+)
+
+// Options.
+const (
+	NBD_OPT_EXPORT_NAME       = 1
+	NBD_OPT_ABORT             = 2
+	NBD_OPT_LIST              = 3
+	NBD_OPT_PEEK_EXPORT       = 4
+	NBD_OPT_STARTTLS          = 5
+	NBD_OPT_INFO              = 6
+	NBD_OPT_GO                = 7
+	NBD_OPT_STRUCTURED_REPLY  = 8
+	NBD_OPT_LIST_META_CONTEXT = 9
+	NBD_OPT_SET_META_CONTEXT  = 10
+	NBD_OPT_EXTENDED_HEADERS  = 11
+)
+
+// Option reply types.
+const (
+	NBD_REP_ACK          = 1
+	NBD_REP_SERVER       = 2
+	NBD_REP_INFO         = 3
+	NBD_REP_META_CONTEXT = 4
+
+	NBD_REP_FLAG_ERROR          = 1 << 31
+	NBD_REP_ERR_UNSUP           = NBD_REP_FLAG_ERROR | 1
+	NBD_REP_ERR_POLICY          = NBD_REP_FLAG_ERROR | 2
+	NBD_REP_ERR_INVALID         = NBD_REP_FLAG_ERROR | 3
+	NBD_REP_ERR_PLATFORM        = NBD_REP_FLAG_ERROR | 4
+	NBD_REP_ERR_TLS_REQD        = NBD_REP_FLAG_ERROR | 5
+	NBD_REP_ERR_UNKNOWN         = NBD_REP_FLAG_ERROR | 6
+	NBD_REP_ERR_SHUTDOWN        = NBD_REP_FLAG_ERROR | 7
+	NBD_REP_ERR_BLOCK_SIZE_REQD = NBD_REP_FLAG_ERROR | 8
+	NBD_REP_ERR_TOO_BIG         = NBD_REP_FLAG_ERROR | 9
+	NBD_REP_ERR_EXT_HEADER_REQD = NBD_REP_FLAG_ERROR | 10
+)
+
+// Information types, 16 bits in INFO and GO and in their replies.
+const (
+	NBD_INFO_EXPORT      uint16 = 0
+	NBD_INFO_NAME        uint16 = 1
+	NBD_INFO_DESCRIPTION uint16 = 2
+	NBD_INFO_BLOCK_SIZE  uint16 = 3
+)
+
+// Transmission flags, 16 bits in the answer to GO, INFO and EXPORT_NAME.
+const (
+	NBD_FLAG_HAS_FLAGS         = 1 << 0
+	NBD_FLAG_READ_ONLY         = 1 << 1
+	NBD_FLAG_SEND_FLUSH        = 1 << 2
+	NBD_FLAG_SEND_FUA          = 1 << 3
+	NBD_FLAG_ROTATIONAL        = 1 << 4
+	NBD_FLAG_SEND_TRIM         = 1 << 5
+	NBD_FLAG_SEND_WRITE_ZEROES = 1 << 6
+	NBD_FLAG_SEND_DF           = 1 << 7
+	NBD_FLAG_CAN_MULTI_CONN    = 1 << 8
+	NBD_FLAG_SEND_RESIZE       = 1 << 9
+	NBD_FLAG_SEND_CACHE        = 1 << 10
+	NBD_FLAG_SEND_FAST_ZERO    = 1 << 11
+)
+
+// Transmission.
+const (
+	NBD_REQUEST_MAGIC      = 0x25609513
+	NBD_SIMPLE_REPLY_MAGIC = 0x67446698
+
+	NBD_CMD_READ         = 0
+	NBD_CMD_WRITE        = 1
+	NBD_CMD_DISC         = 2
+	NBD_CMD_FLUSH        = 3
+	NBD_CMD_TRIM         = 4
+	NBD_CMD_CACHE        = 5
+	NBD_CMD_WRITE_ZEROES = 6
+	NBD_CMD_BLOCK_STATUS = 7
+
+	NBD_CMD_FLAG_FUA       = 1 << 0
+	NBD_CMD_FLAG_NO_HOLE   = 1 << 1
+	NBD_CMD_FLAG_DF        = 1 << 2
+	NBD_CMD_FLAG_REQ_ONE   = 1 << 3
+	NBD_CMD_FLAG_FAST_ZERO = 1 << 4
+)
+
+// The error numbers of a reply. 0 is success.
+const (
+	NBD_EPERM     Errno = 1
+	NBD_EIO       Errno = 5
+	NBD_ENOMEM    Errno = 12
+	NBD_EINVAL    Errno = 22
+	NBD_ENOSPC    Errno = 28
+	NBD_EOVERFLOW Errno = 75
+	NBD_ENOTSUP   Errno = 95
+	NBD_ESHUTDOWN Errno = 108
+)
+
+// Sizes on the wire, in bytes.
+const (
+	greetingSize     = 18 // NBDMAGIC, IHAVEOPT, flags
+	clientFlagsSize  = 4
+	optionSize       = 16  // IHAVEOPT, option, length
+	optionReplySize  = 20  // magic, option, reply type, length
+	exportReplySize  = 10  // size, transmission flags
+	exportReplyZeros = 124 // after them, unless NO_ZEROES was agreed
+	requestSize      = 28
+	simpleReplySize  = 16
+)
+
+// Limits of the document.
+const (
+	maxString = 4096 // bytes of a name or description
+)
+
+// Limits of this server.
+const (
+	// maxOptionData is the most option data that is looked at: an INFO or GO
+	// with the longest name and every information type there can be. Longer
+	// data is skipped, and the option refused.
+	maxOptionData = 4 + maxString + 2 + 2*0xffff
+
+	// maxDiscard is the longest payload, of an option or a WRITE that is
+	// refused, that is read only to be thrown away. A longer one costs the
+	// connection. The document wants no less than 32 MiB.
+	maxDiscard = 64 << 20
+
+	// bufferSize is that of a connection's read and reply buffers. The odd
+	// 4 KiB leave room for headers, so that 64 requests of 4 KiB fit.
+	bufferSize = 256<<10 + 4<<10
+
+	// pieceSize is how much of a READ or WRITE larger than that is moved at a
+	// time. Pieces end at its multiples, so that no backend block that divides
+	// it is ever cut in two.
+	pieceSize = 1 << 20
+
+	// maxGroup is the number of WRITE requests handed to the backend at once.
+	maxGroup = 256
+)

@@ -1,0 +1,167 @@
+package nbd
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const validateSize = 1 << 20
+
+// Exports of each kind for the rows below.
+var (
+	full   = Export{Size: validateSize, Trim: true, Zero: true, FastZero: true}
+	bare   = Export{Size: validateSize}
+	ro     = Export{Size: validateSize, ReadOnly: true}
+	slow   = Export{Size: validateSize, Zero: true}
+	coarse = Export{Size: validateSize, MinBlock: 512, Trim: true, Zero: true}
+	small  = Export{Size: 1 << 30, MaxPayload: 8192, Trim: true, Zero: true}
+	empty  = Export{}
+	huge   = Export{Size: math.MaxInt64, Trim: true, Zero: true}
+)
+
+// validateRow is a request and the errno it deserves.
+type validateRow struct {
+	name   string
+	e      Export
+	cmd    uint16
+	flags  uint16
+	off    uint64
+	length uint32
+	want   Errno
+}
+
+var validateRows = []validateRow{
+	{"fast zero", full, NBD_CMD_WRITE_ZEROES, NBD_CMD_FLAG_FAST_ZERO, 0, 512, 0},
+	{"fast zero, no hole, FUA", full, NBD_CMD_WRITE_ZEROES, NBD_CMD_FLAG_FAST_ZERO | NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE, 0, 512, 0},
+	{"fast zero not offered", slow, NBD_CMD_WRITE_ZEROES, NBD_CMD_FLAG_FAST_ZERO, 0, 512, NBD_EINVAL},
+	{"zeroes not offered", bare, NBD_CMD_WRITE_ZEROES, 0, 0, 512, NBD_EINVAL},
+	{"trim not offered", bare, NBD_CMD_TRIM, 0, 0, 512, NBD_EINVAL},
+	{"no hole on a write", full, NBD_CMD_WRITE, NBD_CMD_FLAG_NO_HOLE, 0, 512, NBD_EINVAL},
+	{"fast zero on a trim", full, NBD_CMD_TRIM, NBD_CMD_FLAG_FAST_ZERO, 0, 512, NBD_EINVAL},
+	{"DF without structured replies", full, NBD_CMD_READ, NBD_CMD_FLAG_DF, 0, 512, NBD_EINVAL},
+	{"block status", full, NBD_CMD_BLOCK_STATUS, 0, 0, 512, NBD_EINVAL},
+	{"unknown command", full, 0xffff, 0, 0, 0, NBD_EINVAL},
+
+	{"read-only read", ro, NBD_CMD_READ, 0, 0, 512, 0},
+	{"read-only write", ro, NBD_CMD_WRITE, 0, 0, 512, NBD_EPERM},
+	{"read-only write past the end", ro, NBD_CMD_WRITE, 0, validateSize, 512, NBD_EPERM},
+	{"read-only trim", ro, NBD_CMD_TRIM, 0, 0, 512, NBD_EPERM},
+	{"read-only zeroes", ro, NBD_CMD_WRITE_ZEROES, 0, 0, 512, NBD_EPERM},
+	{"read-only flush", ro, NBD_CMD_FLUSH, 0, 0, 0, 0},
+	{"read-only cache", ro, NBD_CMD_CACHE, 0, 0, 512, 0},
+
+	{"flush with offset and length", full, NBD_CMD_FLUSH, NBD_CMD_FLAG_FUA, math.MaxUint64, math.MaxUint32, 0},
+	{"empty at the end", full, NBD_CMD_READ, 0, validateSize, 0, 0},
+	{"empty past the end", full, NBD_CMD_READ, 0, validateSize + 1, 0, NBD_EINVAL},
+	{"whole export", full, NBD_CMD_WRITE, 0, 0, validateSize, 0},
+	{"empty export, empty read", empty, NBD_CMD_READ, 0, 0, 0, 0},
+	{"empty export", empty, NBD_CMD_READ, 0, 0, 1, NBD_EINVAL},
+	{"largest export, last byte", huge, NBD_CMD_READ, 0, math.MaxInt64 - 1, 1, 0},
+	{"largest export, one more", huge, NBD_CMD_READ, 0, math.MaxInt64 - 1, 2, NBD_EINVAL},
+	{"largest trim", huge, NBD_CMD_TRIM, 0, 0, math.MaxUint32, 0},
+
+	{"unaligned offset", coarse, NBD_CMD_READ, 0, 511, 512, NBD_EINVAL},
+	{"unaligned length", coarse, NBD_CMD_WRITE, 0, 512, 513, NBD_EINVAL},
+	{"unaligned trim", coarse, NBD_CMD_TRIM, 0, 1, 512, NBD_EINVAL},
+	{"aligned", coarse, NBD_CMD_READ, 0, 512, 1024, 0},
+
+	{"read of the maximum payload", small, NBD_CMD_READ, 0, 1, 8192, 0},
+	{"read beyond", small, NBD_CMD_READ, 0, 0, 8193, NBD_EINVAL},
+	{"write beyond", small, NBD_CMD_WRITE, 0, 0, 8193, NBD_EINVAL},
+	{"trim needs no payload", small, NBD_CMD_TRIM, 0, 0, 1 << 30, 0},
+	{"nor do zeroes", small, NBD_CMD_WRITE_ZEROES, 0, 0, 1 << 30, 0},
+	{"nor does cache", small, NBD_CMD_CACHE, 0, 0, 1 << 30, 0},
+}
+
+// Goal: each check of validate picks its errno, on exports of each kind.
+func TestValidate(t *testing.T) {
+	rows := slices.Clone(validateRows)
+	past := map[uint16]Errno{NBD_CMD_READ: NBD_EINVAL, NBD_CMD_CACHE: NBD_EINVAL, NBD_CMD_TRIM: NBD_EINVAL, NBD_CMD_WRITE: NBD_ENOSPC, NBD_CMD_WRITE_ZEROES: NBD_ENOSPC}
+	for cmd, want := range past {
+		rows = append(rows,
+			validateRow{"with FUA", full, cmd, NBD_CMD_FLAG_FUA, 0, 512, 0},
+			validateRow{"one past the end", full, cmd, 0, validateSize - 511, 512, want},
+			validateRow{"at the end", full, cmd, 0, validateSize, 1, want},
+			validateRow{"far past the end", full, cmd, 0, 1 << 62, 512, want},
+			validateRow{"offset and length overflow", full, cmd, 0, math.MaxUint64 - 255, 512, want},
+			validateRow{"unknown flag", full, cmd, 1 << 15, 0, 512, NBD_EINVAL})
+	}
+	for _, r := range rows {
+		e := export{Export: r.e.withDefaults()}
+		e.Backend = null{}
+		if err := e.check(); err != nil {
+			t.Fatalf("%s: %v", r.name, err)
+		}
+		req := request{cmd: r.cmd, flags: r.flags, offset: r.off, length: r.length}
+		if got := e.validate(&req); got != r.want {
+			t.Errorf("%s (command %d): %v, want %v", r.name, r.cmd, got, r.want)
+		}
+	}
+}
+
+// Goal: an export that could not be served honestly is refused at the start.
+func TestExportCheck(t *testing.T) {
+	for name, e := range map[string]Export{
+		"no backend":            {},
+		"size of 2^63":          {Size: 1 << 63},
+		"NUL in the name":       {Name: "a\x00b"},
+		"name not UTF-8":        {Name: "\xff"},
+		"name too long":         {Name: strings.Repeat("x", maxString+1)},
+		"description too long":  {Description: strings.Repeat("x", maxString+1)},
+		"odd minimum block":     {MinBlock: 3},
+		"large minimum block":   {MinBlock: 128 << 10},
+		"size not in blocks":    {MinBlock: 512, Size: 513},
+		"preferred below 512":   {PreferredBlock: 256},
+		"preferred below min":   {MinBlock: 8192, PreferredBlock: 4096},
+		"payload below block":   {MaxPayload: 512},
+		"payload beyond ours":   {MaxPayload: maxDiscard + 1},
+		"fast zero without any": {FastZero: true},
+	} {
+		if name != "no backend" {
+			e.Backend = null{}
+		}
+		if s, err := NewServer([]Export{e}, Options{}); err == nil || s != nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	two := Export{Name: "a", Backend: null{}}
+	if _, err := NewServer([]Export{two, two}, Options{}); err == nil {
+		t.Error("two of a name: accepted")
+	}
+	if _, err := NewServer([]Export{{Size: math.MaxInt64, Backend: null{}}}, Options{}); err != nil {
+		t.Errorf("largest export: %v", err)
+	}
+}
+
+// Goal: what is advertised is what is declared, and nothing that changes data
+// on a read-only export.
+func TestExportFlags(t *testing.T) {
+	const always = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE
+	for _, tc := range []struct {
+		e    Export
+		want uint16
+	}{
+		{Export{}, always},
+		{Export{Trim: true}, always | NBD_FLAG_SEND_TRIM},
+		{Export{Zero: true}, always | NBD_FLAG_SEND_WRITE_ZEROES},
+		{Export{Zero: true, FastZero: true}, always | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO},
+		{Export{MultiConn: true}, always | NBD_FLAG_CAN_MULTI_CONN},
+		{Export{ReadOnly: true, Trim: true, Zero: true, FastZero: true, MultiConn: true}, always | NBD_FLAG_READ_ONLY | NBD_FLAG_CAN_MULTI_CONN},
+	} {
+		if got := tc.e.flags(); got != tc.want {
+			t.Errorf("%+v: %#x, want %#x", tc.e, got, tc.want)
+		}
+	}
+}
+
+// null is a backend of nothing.
+type null struct{}
+
+func (null) ReadAt(p []byte, _ int64) (int, error) { return len(p), nil }
+func (null) WriteGroup([]int64, [][]byte, []error) {}
+func (null) ZeroAt(_, _ int64) error               { return nil }
+func (null) TrimAt(_, _ int64) error               { return nil }
+func (null) Flush() error                          { return nil }
+func (null) Readable(_, _ int64) error             { return nil }
