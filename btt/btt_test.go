@@ -242,12 +242,39 @@ func TestProbe(t *testing.T) {
 	var raw [layout.InfoSize]byte
 	in.Encode(raw[:])
 	r.Write(4096, raw[:])
-	if d, err := Open(r, Options{MaxArena: size}); err != nil || d.Flavour() != layout.UEFI {
-		t.Errorf("one and a half BTTs: %v", err)
+	isUEFI := func(what string) {
+		t.Helper()
+		if d, err := Open(r, Options{MaxArena: size}); err != nil || d.Flavour() != layout.UEFI {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
+	isUEFI("a forged primary")
 	r.Write(4096+in.InfoOff, raw[:])
-	if _, err := Open(r, Options{MaxArena: size}); !errors.Is(err, ErrAmbiguous) {
-		t.Errorf("two BTTs: %v", err)
+	isUEFI("a whole forged BTT")
+	r.Store64(size-104, 1) // the real backup
+	isUEFI("a whole forged BTT, and the real backup bad")
+	r.Store64(size-104, 0)
+	r.Store64(2000, 1) // the real primary
+	isUEFI("a whole forged BTT, and the real primary bad")
+}
+
+// Goal: when nothing tells which of two BTTs is meant, neither is opened.
+func TestAmbiguous(t *testing.T) {
+	_, r := newDevice(t, layout.Kernel, 1)
+	geo, err := layout.NewGeometry(testArena, layout.Params{ExternalLBASize: testSector, Nfree: 4, Align: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := geo.Info(layout.UEFI, uuid.UUID{9}, uuid.UUID{}, 0)
+	var raw [layout.InfoSize]byte
+	in.Encode(raw[:])
+	r.Write(0, raw[:])
+	if d := reopen(t, r); d.Flavour() != layout.Kernel {
+		t.Errorf("a left-over in the first page, and it was taken for %s", d.Flavour().Name)
+	}
+	r.Store64(r.Size()-104, 1) // the kernel's backup
+	if _, err := Open(r, Options{MaxArena: testArena}); !errors.Is(err, ErrAmbiguous) {
+		t.Errorf("two BTTs with one info block each: %v", err)
 	}
 }
 

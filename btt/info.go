@@ -56,7 +56,11 @@ func findInfo(r *pmem.Region, base, maxArena uint64, f layout.Flavour) (in layou
 	if err == nil {
 		return in, st, nil
 	}
-	for _, off := range backupPlaces(r, base, maxArena) {
+	places := backupPlaces(r, base, maxArena)
+	if in.InfoOff < r.Size() && holdsInfo(r, base+in.InfoOff) {
+		places = append(places, base+in.InfoOff) // the bad primary may still know
+	}
+	for _, off := range places {
 		backup, berr := readInfo(r, off, &st.raw)
 		if berr == nil && backup.InfoOff == off-base && judge(&backup, r.Size()-base, f) == nil {
 			st.fromBackup = true

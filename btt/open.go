@@ -65,42 +65,79 @@ func Open(r *pmem.Region, o Options) (d *Device, err error) {
 	return d, nil
 }
 
-// probe finds out which flavour the image is, trying them in their order. When
-// the place of one flavour's info block lies in the data of the other, both can
-// look right; then the one whose backup agrees with its primary is it.
+// candidate is a flavour of which the first arena has a sound info block.
+type candidate struct {
+	flavour layout.Flavour
+	info    layout.Info
+	copies  []uint64 // offsets of its sound info blocks
+}
+
+// probe finds out which flavour the image is.
+//
+// Two can look right at once. The user of a uefi image can write what he likes to
+// its first data block, which stands where a kernel image has its info block; and
+// the first page, which a kernel image does not use, can hold a left-over. So the
+// copies count first that the other's user cannot have written, then all copies.
+// One copy against one copy decides nothing.
 func probe(r *pmem.Region, maxArena uint64) (layout.Flavour, error) {
-	var found, agreeing []layout.Flavour
+	var found []candidate
 	var why error
 	for _, f := range layout.Flavours() {
 		in, st, err := findInfo(r, f.Start, maxArena, f)
 		switch {
 		case err == nil:
-			found = append(found, f)
-			if !st.fromBackup && backupAgrees(r, f.Start, &in, st) {
-				agreeing = append(agreeing, f)
-			}
+			found = append(found, newCandidate(r, f, in, st))
 		case !errors.Is(err, layout.ErrNoSignature) && holdsInfo(r, f.Start):
 			why = errors.Join(why, &CorruptError{Offset: f.Start, What: f.Name + " info block", Err: err})
 		}
 	}
 	switch {
-	case len(found) == 1:
-		return found[0], nil
-	case len(agreeing) == 1:
-		return agreeing[0], nil
-	case len(found) > 1:
-		return layout.Flavour{}, fmt.Errorf("%w: one of format %s at offset %d and one of format %s at offset %d",
-			ErrAmbiguous, found[0].Name, found[0].Start, found[1].Name, found[1].Start)
-	case why != nil:
+	case len(found) == 0 && why != nil:
 		return layout.Flavour{}, why
+	case len(found) == 0:
+		return layout.Flavour{}, ErrNoBTT
+	case len(found) == 1:
+		return found[0].flavour, nil
 	}
-	return layout.Flavour{}, ErrNoBTT
+	a, b := &found[0], &found[1]
+	mine, theirs := a.outside(b), b.outside(a)
+	if mine == theirs {
+		mine, theirs = len(a.copies), len(b.copies)
+	}
+	switch {
+	case len(a.copies) == 1 && len(b.copies) == 1:
+	case mine > theirs:
+		return a.flavour, nil
+	case mine < theirs:
+		return b.flavour, nil
+	}
+	return layout.Flavour{}, fmt.Errorf("%w: one of format %s at offset %d and one of format %s at offset %d",
+		ErrAmbiguous, a.flavour.Name, a.flavour.Start, b.flavour.Name, b.flavour.Start)
 }
 
-func backupAgrees(r *pmem.Region, base uint64, in *layout.Info, primary *infoState) bool {
+func newCandidate(r *pmem.Region, f layout.Flavour, in layout.Info, st *infoState) candidate {
+	backup := f.Start + in.InfoOff
+	if st.fromBackup {
+		return candidate{f, in, []uint64{backup}}
+	}
+	c := candidate{f, in, []uint64{f.Start}}
 	var raw [layout.InfoSize]byte
-	_, err := readInfo(r, base+in.InfoOff, &raw)
-	return err == nil && raw == primary.raw
+	if _, err := readInfo(r, backup, &raw); err == nil {
+		c.copies = append(c.copies, backup)
+	}
+	return c
+}
+
+// outside counts the copies that are not in the data area of other.
+func (c *candidate) outside(other *candidate) (n int) {
+	start := other.flavour.Start + other.info.DataOff
+	end := other.flavour.Start + other.info.MapOff
+	for _, off := range c.copies {
+		if off < start || off >= end {
+			n++
+		}
+	}
+	return n
 }
 
 // loadArenas reads the chain of info blocks into d.arenas.

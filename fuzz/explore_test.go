@@ -2,6 +2,7 @@ package fuzz
 
 import (
 	"fmt"
+	"hash/maphash"
 
 	"github.com/bttnbd/bttnbd/layout"
 	"github.com/bttnbd/bttnbd/pmem"
@@ -17,6 +18,35 @@ type explorer struct {
 	choices int // lines whose fate was decided
 	states  map[promise0]struct{}
 	spare   [4]*pmemtest.Machine // by depth
+	seen    map[moment]struct{}  // see again
+	seed    maphash.Seed
+}
+
+// moment is all that the verdict on a crash depends on.
+type moment struct {
+	memory   uint64
+	promised uint64
+}
+
+// again reports whether all that the verdict on a crash depends on has come by
+// before: the memory, the promise, and how deep to look.
+func (e *explorer) again(m *pmemtest.Machine, p promise, depth int) bool {
+	if e.seen == nil {
+		e.seen, e.seed = map[moment]struct{}{}, maphash.MakeSeed()
+	}
+	var h maphash.Hash
+	h.SetSeed(e.seed)
+	maphash.WriteComparable(&h, depth)
+	for i := range p {
+		maphash.WriteComparable(&h, len(p[i]))
+		for _, c := range p[i] {
+			maphash.WriteComparable(&h, c)
+		}
+	}
+	at := moment{m.Fingerprint(e.seed), h.Sum64()}
+	_, again := e.seen[at]
+	e.seen[at] = struct{}{}
+	return again
 }
 
 // promise0 is a distinct state after recovery.
@@ -25,6 +55,9 @@ type promise0 [len(lbas)]content
 // crash verifies all images of a power cut of m at this moment. depth is how many
 // further crashes are tried on top of each.
 func (e *explorer) crash(m *pmemtest.Machine, w *world, p promise, depth int) error {
+	if e.again(m, p, depth) {
+		return nil
+	}
 	for o := new(pmemtest.Odometer); ; {
 		n := m.Crash(o, e.spare[depth])
 		e.spare[depth] = n

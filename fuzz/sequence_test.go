@@ -19,9 +19,12 @@ func TestSequences(t *testing.T) {
 		flavour       layout.Flavour
 		length, depth int
 	}{
-		{layout.UEFI, 2, 1},
-		{layout.Kernel, 1, 1},
+		{layout.UEFI, 3, 1},
+		{layout.Kernel, 1, 2},
 	} {
+		if testing.Short() {
+			c.length = min(c.length, 2)
+		}
 		t.Run(fmt.Sprintf("%s/%d", c.flavour.Name, c.length), func(t *testing.T) {
 			e := &explorer{flavour: c.flavour}
 			start := time.Now()

@@ -1,5 +1,10 @@
 package pmemtest
 
+import (
+	"hash/maphash"
+	"slices"
+)
+
 // Crash is the machine after a power cut at this moment and a power-on. The old
 // machine is not changed and can be crashed again, with other choices. c decides,
 // as lines are read, what has survived of each.
@@ -25,6 +30,31 @@ func (m *Machine) Crash(c Chooser, reuse *Machine) *Machine {
 	}
 	copy(n.mem, n.media)
 	return n
+}
+
+// Fingerprint is a hash of all that a crash at this moment depends on: two moments
+// with the same one leave the same images. seed is the same for all of a run.
+func (m *Machine) Fingerprint(seed maphash.Seed) uint64 {
+	var h maphash.Hash
+	h.SetSeed(seed)
+	h.Write(m.media)
+	slices.Sort(m.dirty)
+	for _, i := range m.dirty {
+		maphash.WriteComparable(&h, i)
+		for _, records := range [...][]record{m.lines[i].open, m.lines[i].pending} {
+			maphash.WriteComparable(&h, len(records))
+			for _, r := range records {
+				data := [LineSize]byte{}
+				if r.data != nil {
+					data = *r.data
+				}
+				maphash.WriteComparable(&h, [...]uint64{uint64(r.at), uint64(r.n), uint64(r.chunks), r.value})
+				maphash.WriteComparable(&h, data)
+				maphash.WriteComparable(&h, r.durable)
+			}
+		}
+	}
+	return h.Sum64()
 }
 
 // Kill is the machine after the process was killed with the power on: everything
