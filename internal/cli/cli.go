@@ -1,0 +1,110 @@
+// Package cli is the command tree of bttnbd and bttcheck. Each command is an
+// options struct, a function that puts it on flags, and a run function that
+// takes a context and writers and returns an error. What a command does beyond
+// flags and text belongs in a package of its own.
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// NewRoot is the command bttnbd.
+func NewRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "bttnbd",
+		Short: "Atomic blocks on persistent memory or a file, served over NBD",
+		Long: `bttnbd makes, serves and checks Block Translation Tables (BTT): a block written
+through one is, after any crash, wholly old or wholly new.`,
+		Example: `  bttnbd create --size 1G disk.img
+  bttnbd serve --listen unix:/run/disk.sock disk.img
+  nbdinfo 'nbd+unix:///?socket=/run/disk.sock'
+  bttnbd check disk.img`,
+		SuggestionsMinimumDistance: 2,
+		Args:                       cobra.ArbitraryArgs, // RunE reports what is no command, on one line
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return noSuchCommand(cmd, args)
+		},
+	}
+	root.AddCommand(newCreate(), newServe(), newInfo(), NewCheck("check"), newVersion())
+	return root
+}
+
+// settle gives the root the behaviour that all commands below it inherit.
+func settle(root *cobra.Command) {
+	root.SilenceErrors = true
+	root.SilenceUsage = true
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(flagError)
+	root.SetUsageTemplate(root.UsageTemplate() + exitStatusTemplate)
+}
+
+// exitStatusTemplate prints what a command says under [exitStatus].
+const exitStatusTemplate = `{{with index .Annotations "` + exitStatus + `"}}
+Exit status:
+{{.}}
+{{end}}`
+
+// exitStatus is the annotation of a command that explains its exit codes.
+const exitStatus = "exit status"
+
+// Main runs root with args and returns the code to exit with. SIGINT and SIGTERM
+// end the context of the command; a second one ends the process.
+func Main(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
+	ctx, stop := withSignals(context.Background())
+	defer stop()
+	settle(root)
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if line := errorLine(err); line != "" {
+		fmt.Fprintf(stderr, "%s: %s\n", root.Name(), line)
+	}
+	return exitCode(err, cmd.Annotations[exitStatus] == fsckStatus)
+}
+
+func withSignals(parent context.Context) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		<-signals
+		cancel(errInterrupted)
+		<-signals
+		os.Exit(exitInterrupted)
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel(nil)
+	}
+}
+
+// noSuchCommand is what the root itself does when no command was recognised.
+func noSuchCommand(root *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usagef("no command given: see %s --help", root.Name())
+	}
+	if similar := root.SuggestionsFor(args[0]); len(similar) > 0 {
+		return usagef("unknown command %q: did you mean %s?", args[0], strings.Join(similar, " or "))
+	}
+	return usagef("unknown command %q: see %s --help", args[0], root.Name())
+}
+
+// onePath is the argument check of the commands that take one image.
+func onePath(cmd *cobra.Command, args []string) error {
+	switch len(args) {
+	case 0:
+		return usagef("no image given: %s", cmd.UseLine())
+	case 1:
+		return nil
+	}
+	return usagef("%d arguments given, %q is one too many: %s", len(args), args[1], cmd.UseLine())
+}

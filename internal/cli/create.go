@@ -1,0 +1,135 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/bttnbd/bttnbd/internal/units"
+	"github.com/bttnbd/bttnbd/layout"
+)
+
+type createOptions struct {
+	path       string
+	size       sizeFlag
+	sectorSize choiceFlag
+	format     choiceFlag
+	uuid       uuidFlag
+	parentUUID uuidFlag
+	force      bool
+	allocate   bool
+	json       bool
+}
+
+func (o *createOptions) addFlags(f *pflag.FlagSet) {
+	o.sectorSize = newChoice("4096", "512")
+	o.format = newChoice(layout.Kernel.Name, layout.UEFI.Name)
+	f.Var(&o.size, "size", "size of the image file; needed for a new file (512M, 1G, 2T …)")
+	f.Var(&o.sectorSize, "sector-size", "bytes that are written all or not at all")
+	f.Var(&o.format, "format", "kernel: version 1.1, as Linux and QEMU expect; uefi: version 2.0")
+	f.Var(&o.uuid, "uuid", "uuid of the BTT (default random)")
+	f.Var(&o.parentUUID, "parent-uuid", "uuid of the namespace that the image will be the content of (default none)")
+	f.BoolVar(&o.force, "force", false, "overwrite whatever is there")
+	f.BoolVar(&o.allocate, "allocate", false, "reserve all the space now; the file is sparse otherwise")
+	f.BoolVar(&o.json, "json", false, "print one JSON object")
+}
+
+func newCreate() *cobra.Command {
+	var o createOptions
+	cmd := &cobra.Command{
+		Use:   "create [flags] PATH",
+		Short: "Make an image, or lay one out on a device",
+		Long: `Make a BTT image: a new file of --size, or the whole of an existing file or
+device. What already holds something is left alone, unless --force is given.
+
+Sizes are in bytes; K, M, G, T are powers of 1024, kB, MB, GB, TB of 1000. An
+image is a little larger than what it can hold; the usable size is printed.`,
+		Example: `  bttnbd create --size 1G disk.img
+  bttnbd create --sector-size 512 --format uefi /dev/pmem0`,
+		Annotations: map[string]string{exitStatus: commonStatus},
+		Args:        onePath,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.path = args[0]
+			return runCreate(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o)
+		},
+	}
+	o.addFlags(cmd.Flags())
+	return cmd
+}
+
+func runCreate(ctx context.Context, stdout, stderr io.Writer, o createOptions) error {
+	spec, err := o.spec()
+	if err != nil {
+		return err
+	}
+	lay := spec.makeOver
+	if _, err := os.Stat(o.path); errors.Is(err, fs.ErrNotExist) {
+		if o.size == 0 {
+			return usagef("%s: does not exist: give the size of the new file, like --size 1G", o.path)
+		}
+		lay = spec.makeNew
+	}
+	p, err := lay(ctx)
+	if err != nil {
+		return err
+	}
+	if p.unused > 0 {
+		fmt.Fprintf(stderr, "bttnbd: %s: the last %d bytes stay unused: an arena is a multiple of 4096 bytes and at least 16 MiB\n", o.path, p.unused)
+	}
+	if o.json {
+		return writeJSON(stdout, created{
+			Schema: schema, Path: o.path, UsableSize: p.usable, SectorSize: spec.sectorSize, Format: spec.flavour.Name,
+			UUID: spec.uuid, ParentUUID: spec.parentUUID, Arenas: len(p.arenas), UnusedSize: p.unused,
+		})
+	}
+	_, err = fmt.Fprintf(stdout, "%s: %s usable, sector size %d, format %s, uuid %v\n",
+		o.path, units.Human(p.usable), spec.sectorSize, spec.flavour.Name, spec.uuid)
+	return err
+}
+
+// created is what create --json prints. Sizes are in bytes.
+type created struct {
+	Schema     int       `json:"schema"`
+	Path       string    `json:"path"`
+	UsableSize uint64    `json:"usable_size"`
+	SectorSize uint32    `json:"sector_size"`
+	Format     string    `json:"format"`
+	UUID       uuid.UUID `json:"uuid"`
+	ParentUUID uuid.UUID `json:"parent_uuid"`
+	Arenas     int       `json:"arenas"`
+	UnusedSize uint64    `json:"unused_size"`
+}
+
+func (o *createOptions) spec() (*imageSpec, error) {
+	flavour, err := layout.FlavourByName(o.format.value)
+	if err != nil {
+		return nil, err
+	}
+	id := uuid.UUID(o.uuid)
+	if id == uuid.Nil {
+		if id, err = uuid.NewRandom(); err != nil {
+			return nil, fmt.Errorf("making a random uuid: %w: give one with --uuid", err)
+		}
+	}
+	return &imageSpec{
+		path: o.path, size: uint64(o.size), sectorSize: sectorBytes(o.sectorSize), flavour: flavour,
+		uuid: id, parentUUID: uuid.UUID(o.parentUUID), allocate: o.allocate, force: o.force,
+	}, nil
+}
+
+// sectorBytes is the number that a --sector-size flag, which accepts no other, holds.
+func sectorBytes(c choiceFlag) uint32 {
+	n, err := strconv.ParseUint(c.value, 10, 32)
+	if err != nil {
+		panic("sector size " + c.value + " is not a number")
+	}
+	return uint32(n)
+}

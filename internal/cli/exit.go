@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Exit codes of every command but check. 2 is left to Go: an uncaught panic.
+const (
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 64 // EX_USAGE of sysexits.h
+	exitInterrupted = 130
+)
+
+// Exit codes of check, those of fsck(8). They are bits.
+const (
+	fsckDamage    = 4  // errors left uncorrected
+	fsckFailed    = 8  // operational error: could not check
+	fsckUsage     = 16 // usage error
+	fsckCancelled = 32 // by a signal
+)
+
+// The exit status sections of the commands' help.
+const (
+	commonStatus = `  0    success
+  1    failure
+  64   usage error
+  130  interrupted`
+	serveStatus = `  0    stopped by SIGTERM or SIGINT, everything flushed
+  1    failure
+  64   usage error
+  130  stopped by a second signal`
+	fsckStatus = `  0    clean
+  4    damage found
+  8    could not check
+  16   usage error
+  32   cancelled`
+)
+
+var (
+	errInterrupted = errors.New("interrupted")
+	// errDamage: check has found damage, and its report has said so.
+	errDamage = errors.New("damage found")
+)
+
+// usageError is a mistake on the command line.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error {
+	return &usageError{fmt.Sprintf(format, args...)}
+}
+
+// exitCode is the only place where an outcome becomes a number.
+func exitCode(err error, fsck bool) int {
+	var usage *usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage):
+		return pick(fsck, fsckUsage, exitUsage)
+	case isInterrupt(err):
+		return pick(fsck, fsckCancelled, exitInterrupted)
+	case errors.Is(err, errDamage):
+		return fsckDamage
+	}
+	return pick(fsck, fsckFailed, exitFailure)
+}
+
+func pick(fsck bool, ifFsck, otherwise int) int {
+	if fsck {
+		return ifFsck
+	}
+	return otherwise
+}
+
+func isInterrupt(err error) bool {
+	return errors.Is(err, errInterrupted) || errors.Is(err, context.Canceled)
+}
+
+// errorLine is what to print for err: one line whatever it holds, "" for nothing.
+func errorLine(err error) string {
+	switch {
+	case err == nil, errors.Is(err, errDamage):
+		return ""
+	case isInterrupt(err):
+		return errInterrupted.Error()
+	}
+	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}

@@ -1,0 +1,130 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/bttnbd/bttnbd/internal/units"
+)
+
+// sizeFlag is a flag that takes a size of at least 1 byte. Its zero value is "not given".
+type sizeFlag uint64
+
+func (s *sizeFlag) Type() string { return "SIZE" }
+
+func (s *sizeFlag) String() string {
+	if *s == 0 {
+		return ""
+	}
+	return units.Compact(uint64(*s))
+}
+
+func (s *sizeFlag) Set(text string) error {
+	n, err := units.ParseSize(text)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return errors.New("a size must be at least 1")
+	}
+	*s = sizeFlag(n)
+	return nil
+}
+
+// uuidFlag is a flag that takes a UUID. Its zero value is "not given".
+type uuidFlag uuid.UUID
+
+func (u *uuidFlag) Type() string { return "UUID" }
+
+func (u *uuidFlag) String() string {
+	if *u == (uuidFlag{}) {
+		return ""
+	}
+	return uuid.UUID(*u).String()
+}
+
+func (u *uuidFlag) Set(text string) error {
+	id, err := uuid.Parse(text)
+	if err != nil {
+		return errors.New("not a UUID: write it like 12345678-9abc-def0-1234-56789abcdef0")
+	}
+	*u = uuidFlag(id)
+	return nil
+}
+
+// choiceFlag is a flag that takes one of a few words.
+type choiceFlag struct {
+	value   string
+	allowed []string // the first is the default
+}
+
+func newChoice(allowed ...string) choiceFlag { return choiceFlag{allowed[0], allowed} }
+
+func (c *choiceFlag) Type() string   { return strings.Join(c.allowed, "|") }
+func (c *choiceFlag) String() string { return c.value }
+
+func (c *choiceFlag) Set(text string) error {
+	if !slices.Contains(c.allowed, text) {
+		return fmt.Errorf("choose %s", strings.Join(c.allowed, " or "))
+	}
+	c.value = text
+	return nil
+}
+
+// flagError turns what pflag says into one line that tells what to do.
+func flagError(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	var invalid *pflag.InvalidValueError
+	if given := cmd.Flags().Args(); cmd.HasSubCommands() && len(given) > 0 {
+		return noSuchCommand(cmd, given) // its flags are unknown because it is
+	}
+	switch {
+	case errors.As(err, &unknown):
+		name := unknown.GetSpecifiedName()
+		if similar := similarFlag(cmd, name); similar != "" && unknown.GetSpecifiedShortnames() == "" {
+			return usagef("unknown flag --%s: did you mean --%s?", name, similar)
+		}
+	case errors.As(err, &invalid):
+		return usagef("--%s %s: %v", invalid.GetFlag().Name, invalid.GetValue(), invalid.Unwrap())
+	}
+	return usagef("%v: see %s --help", err, cmd.CommandPath())
+}
+
+// similarFlag is the flag of cmd that name was probably meant to be, or "".
+func similarFlag(cmd *cobra.Command, name string) (best string) {
+	least := 3 // typing errors; more is another word
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if d := distance(name, f.Name); d < least {
+			best, least = f.Name, d
+		}
+	})
+	return best
+}
+
+// distance is the number of bytes to insert, delete or change to make a out of b
+// (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}

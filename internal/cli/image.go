@@ -1,0 +1,286 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/bttnbd/bttnbd/btt"
+	"github.com/bttnbd/bttnbd/internal/signature"
+	"github.com/bttnbd/bttnbd/internal/units"
+	"github.com/bttnbd/bttnbd/layout"
+	"github.com/bttnbd/bttnbd/pmem"
+)
+
+// imageSpec is an image to be made.
+type imageSpec struct {
+	path       string
+	size       uint64 // of the file in bytes; 0: what is there
+	sectorSize uint32
+	flavour    layout.Flavour
+	uuid       uuid.UUID
+	parentUUID uuid.UUID
+	allocate   bool // take all the space now
+	force      bool // overwrite what is there
+}
+
+// extent is n bytes at off of the file.
+type extent struct{ off, n uint64 }
+
+// imagePlan is what a spec comes to.
+type imagePlan struct {
+	usable uint64 // bytes for data, as a client sees them
+	unused uint64 // bytes at the end that no arena covers
+	arenas []plannedArena
+}
+
+// plannedArena is an arena and its offset in the file.
+type plannedArena struct {
+	base uint64
+	layout.Geometry
+}
+
+// plan settles what can be had out of size bytes. It touches nothing.
+func (s *imageSpec) plan(size uint64) (imagePlan, error) {
+	least := s.flavour.Start + layout.MinArenaSize
+	if size < least {
+		return imagePlan{}, fmt.Errorf("%s: %s is too small for a BTT of format %s: give it at least %s (%d bytes)",
+			s.path, units.Human(size), s.flavour.Name, units.Compact(least), least)
+	}
+	if size > math.MaxInt64 {
+		return imagePlan{}, fmt.Errorf("%s: %s is too large: a file has less than 8 EiB", s.path, units.Human(size))
+	}
+	var p imagePlan
+	base := s.flavour.Start
+	for i, arena := range layout.Split(size-base, layout.MinArenaSize, layout.MaxArenaSize) {
+		g, err := layout.NewGeometry(arena, layout.Params{
+			ExternalLBASize: s.sectorSize, Nfree: layout.DefaultNfree, Align: s.flavour.Align,
+		})
+		if err != nil {
+			return imagePlan{}, fmt.Errorf("%s: arena %d: %w", s.path, i, err)
+		}
+		p.arenas = append(p.arenas, plannedArena{base, g})
+		p.usable += uint64(g.ExternalNLBA) * uint64(g.ExternalLBASize)
+		base += g.Size
+	}
+	p.unused = size - base
+	return p, nil
+}
+
+// written is what [btt.Format] writes: the info blocks and the flog, and on a
+// file that is not known to be zero also the map, and where there can be no zero
+// entries the data.
+func (p *imagePlan) written(zeroed bool) (extents []extent) {
+	if !zeroed && p.arenas[0].base > 0 {
+		extents = append(extents, extent{0, p.arenas[0].base})
+	}
+	for _, a := range p.arenas {
+		rest := a.FlogOff // from here to the end of the arena
+		switch {
+		case zeroed:
+		case btt.ZeroEntriesSafe(a.ExternalLBASize):
+			rest = a.MapOff
+		default:
+			rest = a.DataOff
+		}
+		extents = append(extents, extent{a.base, layout.InfoSize}, extent{a.base + rest, a.Size - rest})
+	}
+	return extents
+}
+
+// makeNew makes a file that is not there yet. When it fails, it leaves none.
+func (s *imageSpec) makeNew(ctx context.Context) (p imagePlan, err error) {
+	if p, err = s.plan(s.size); err != nil {
+		return p, err
+	}
+	r, err := pmem.Create(s.path, s.size, pmem.Options{})
+	if err != nil {
+		return p, adviseCreate(err)
+	}
+	defer func() {
+		err = errors.Join(err, r.Close())
+		if err != nil {
+			err = errors.Join(err, os.Remove(s.path))
+		}
+	}()
+	return p, s.layOut(ctx, r, p, true)
+}
+
+// makeOver lays the image out over an existing file or device. It refuses when
+// something is there, unless forced to.
+func (s *imageSpec) makeOver(ctx context.Context) (p imagePlan, err error) {
+	if isEmpty(s.path) {
+		return s.makeOfEmpty(ctx)
+	}
+	r, err := openRegion(s.path, pmem.Options{})
+	if err != nil {
+		return p, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if p, err = s.mayOverwrite(r); err != nil {
+		return p, err
+	}
+	if !isRegular(s.path) {
+		if s.allocate {
+			return p, usagef("%s: a device has all its space: leave --allocate out", s.path)
+		}
+		return p, s.layOut(ctx, r, p, false)
+	}
+	zeroed, err := s.clear(r.Size())
+	if err != nil {
+		return p, err
+	}
+	if s.size == 0 || s.size == r.Size() {
+		return p, s.layOut(ctx, r, p, zeroed)
+	}
+	// The mapping has the old size. It is given up only now, since it held the
+	// lock while the file was cleared.
+	if err := r.Close(); err != nil {
+		return p, err
+	}
+	return p, s.layOutFile(ctx, p, zeroed)
+}
+
+// makeOfEmpty makes an existing file of 0 bytes, as mktemp leaves it, an image.
+// When it fails, the file is empty again.
+func (s *imageSpec) makeOfEmpty(ctx context.Context) (p imagePlan, err error) {
+	if s.size == 0 {
+		return p, usagef("%s: the file is empty: give it a size, like --size 1G", s.path)
+	}
+	if p, err = s.plan(s.size); err != nil {
+		return p, err
+	}
+	if err := os.Truncate(s.path, int64(s.size)); err != nil {
+		return p, err
+	}
+	err = s.layOutFile(ctx, p, true)
+	var inUse *pmem.InUseError
+	if err != nil && !errors.As(err, &inUse) {
+		err = errors.Join(err, os.Truncate(s.path, 0))
+	}
+	return p, err
+}
+
+// layOutFile is layOut of a file that has its size and is not open.
+func (s *imageSpec) layOutFile(ctx context.Context, p imagePlan, zeroed bool) (err error) {
+	r, err := openRegion(s.path, pmem.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	return s.layOut(ctx, r, p, zeroed)
+}
+
+// mayOverwrite refuses what must not be lost. It changes nothing.
+func (s *imageSpec) mayOverwrite(r *pmem.Region) (imagePlan, error) {
+	size := r.Size()
+	if s.size != 0 && s.size != size {
+		switch {
+		case !isRegular(s.path):
+			return imagePlan{}, usagef("%s: the device has %d bytes, not %d: leave --size out", s.path, size, s.size)
+		case !s.force:
+			return imagePlan{}, usagef("%s: the file has %d bytes, not %d: leave --size out, or resize and overwrite it with --force", s.path, size, s.size)
+		}
+		size = s.size
+	}
+	p, err := s.plan(size)
+	if err != nil || s.force {
+		return p, err
+	}
+	what, found, err := signature.Detect(regionReader{r}, r.Size())
+	if err != nil {
+		return p, fmt.Errorf("%s: %w", s.path, err)
+	}
+	if found {
+		return p, fmt.Errorf("%s: holds %s: choose another path, or overwrite it with --force", s.path, what)
+	}
+	return p, nil
+}
+
+// clear gives a regular file the wanted size and, when forced, makes it all
+// holes. It reports whether the file is known to read as zeros.
+func (s *imageSpec) clear(size uint64) (zeroed bool, err error) {
+	f, err := os.OpenFile(s.path, os.O_RDWR, 0)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if s.size != 0 && s.size != size {
+		if err := f.Truncate(int64(s.size)); err != nil {
+			return false, err
+		}
+		size = s.size
+	}
+	if s.force {
+		const punch = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+		if err := unix.Fallocate(int(f.Fd()), punch, 0, int64(size)); err == nil {
+			return true, f.Sync()
+		}
+	}
+	_, err = unix.Seek(int(f.Fd()), 0, unix.SEEK_DATA)
+	return err == unix.ENXIO, nil // no data anywhere
+}
+
+// layOut reserves the space that the image must have, and formats.
+func (s *imageSpec) layOut(ctx context.Context, r *pmem.Region, p imagePlan, zeroed bool) error {
+	defer pmem.ArmFaults()()
+	if isRegular(s.path) {
+		extents := p.written(zeroed)
+		if s.allocate {
+			extents = []extent{{0, r.Size()}}
+		}
+		if err := s.reserve(extents); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	err := btt.Format(r, btt.FormatParams{
+		Flavour: s.flavour, SectorSize: s.sectorSize,
+		UUID: s.uuid, ParentUUID: s.parentUUID, Zeroed: zeroed,
+	})
+	if err != nil {
+		return withPath(s.path, err)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// reserve gives the extents of a regular file their space on disk, so that a full
+// disk is refused here and not in the middle of formatting.
+func (s *imageSpec) reserve(extents []extent) error {
+	f, err := os.OpenFile(s.path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for _, e := range extents {
+		err := unix.Fallocate(int(f.Fd()), 0, int64(e.off), int64(e.n))
+		switch {
+		case err == unix.EOPNOTSUPP && !s.allocate:
+			return nil // the filesystem cannot promise space
+		case err == unix.EOPNOTSUPP:
+			return fmt.Errorf("%s: the filesystem cannot reserve space: leave --allocate out", s.path)
+		case err == unix.ENOSPC || err == unix.EDQUOT:
+			return fmt.Errorf("%s: %w, and the image needs %d bytes to begin with: free some space", s.path, err, total(extents))
+		case err != nil:
+			return fmt.Errorf("%s: reserving %d bytes at %d: %w", s.path, e.n, e.off, err)
+		}
+	}
+	return f.Sync()
+}
+
+func total(extents []extent) (n uint64) {
+	for _, e := range extents {
+		n += e.n
+	}
+	return n
+}
