@@ -273,9 +273,10 @@ func (f *file) mmap(size uint64, st *unix.Stat_t, m Mode) ([]byte, Durability, e
 }
 
 // mapReadOnly maps the file so that stores, which recovery makes, stay in this
-// process. Device DAX allows no private mapping; there a store is a [FaultError].
+// process. They are a few pages, so the kernel need not set memory aside for all of
+// the file. Device DAX allows no private mapping; there a store is a [FaultError].
 func (f *file) mapReadOnly(size int) ([]byte, error) {
-	mem, err := unix.Mmap(f.fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE)
+	mem, err := unix.Mmap(f.fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_NORESERVE)
 	f.private = err == nil
 	if err == unix.EINVAL {
 		mem, err = unix.Mmap(f.fd, 0, size, unix.PROT_READ, unix.MAP_SHARED)

@@ -1,0 +1,97 @@
+package lint
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const module = "github.com/bttnbd/bttnbd"
+
+// Third-party modules, by the names used in the table below.
+const (
+	cobra     = "github.com/spf13/cobra"
+	pflag     = "github.com/spf13/pflag"
+	systemd   = "github.com/coreos/go-systemd/v22"
+	porcupine = "github.com/anishathalye/porcupine"
+	testkit   = "github.com/rogpeppe/go-internal"
+	uuid      = "github.com/google/uuid"
+	xsys      = "golang.org/x/sys"
+	zerolog   = "github.com/rs/zerolog"
+)
+
+// anything of ours, in an imports list.
+const anything = "*"
+
+// imports is what a package may import besides the standard library: packages of
+// ours by directory, modules of others by path.
+type imports struct {
+	code  []string
+	tests []string // in its test files, in addition
+}
+
+// arrows is the package graph of docs/design.md. A package that is not here has no
+// place in the graph yet: add it with the fewest arrows that do.
+//
+// check never imports btt, not even in its tests: one bug must not blind both.
+var arrows = map[string]imports{
+	"layout":        {code: []string{uuid}},
+	"pmem":          {code: []string{xsys}},
+	"pmem/pmemtest": {code: []string{"pmem"}},
+	"btt":           {code: []string{"layout", "pmem", uuid}},
+	"check":         {code: []string{"layout", "pmem", uuid}},
+	"nbd":           {code: []string{zerolog}, tests: []string{"nbd/nbdtest"}},
+	"nbd/nbdtest":   {code: []string{"nbd"}},
+
+	"internal/units":     {},
+	"internal/signature": {code: []string{"layout"}, tests: []string{uuid}},
+	"internal/cli": {
+		code:  []string{anything, cobra, pflag, systemd, uuid, xsys, zerolog},
+		tests: []string{testkit},
+	},
+	"cmd/bttnbd":   {code: []string{"internal/cli"}},
+	"cmd/bttcheck": {code: []string{"internal/cli"}},
+
+	"fuzz":                {tests: []string{anything, uuid}},
+	"test":                {tests: []string{"internal/linear"}}, // its tests know the binaries only
+	"internal/linear":     {tests: []string{porcupine}},
+	"internal/lint":       {},
+	"internal/testreport": {},
+}
+
+func (in imports) allow(imported string, test bool) bool {
+	allowed := in.code
+	if test {
+		allowed = slices.Concat(in.code, in.tests)
+	}
+	if ours, ok := strings.CutPrefix(imported, module+"/"); ok {
+		return slices.Contains(allowed, ours) || slices.Contains(allowed, anything)
+	}
+	return slices.ContainsFunc(allowed, func(m string) bool {
+		return imported == m || strings.HasPrefix(imported, m+"/")
+	})
+}
+
+// wrongArrows finds imports that the table of arrows does not have.
+func wrongArrows(tree []source) (found []finding) {
+	for _, s := range tree {
+		if !s.isGo() {
+			continue
+		}
+		in, ok := arrows[s.dir()]
+		if !ok {
+			found = append(found, finding{s.path, 0, "package " + s.dir() + " has no line in the table of arrows"})
+			continue
+		}
+		for _, spec := range s.syntax.Imports {
+			imported, _ := strconv.Unquote(spec.Path.Value) // the parser saw to it
+			own := imported == module+"/"+s.dir()           // an external test package
+			standard := !strings.Contains(strings.SplitN(imported, "/", 2)[0], ".")
+			if standard || own || in.allow(imported, s.isTest()) {
+				continue
+			}
+			found = append(found, s.at(spec.Pos(), "%s must not import %s", s.dir(), imported))
+		}
+	}
+	return found
+}

@@ -1,0 +1,38 @@
+package lint
+
+import (
+	"path"
+	"strings"
+)
+
+// unsafePlaces finds imports of unsafe outside pmem/*_unsafe.go (and the tests of
+// those files), and cgo anywhere.
+func unsafePlaces(tree []source) (found []finding) {
+	for _, s := range tree {
+		if !s.isGo() {
+			continue
+		}
+		for _, spec := range s.syntax.Imports {
+			switch spec.Path.Value {
+			case `"unsafe"`:
+				name := strings.TrimSuffix(strings.TrimSuffix(path.Base(s.path), ".go"), "_test")
+				if s.dir() != "pmem" || !strings.HasSuffix(name, "_unsafe") {
+					found = append(found, s.at(spec.Pos(), "unsafe belongs in pmem/*_unsafe.go"))
+				}
+			case `"C"`:
+				found = append(found, s.at(spec.Pos(), "no cgo"))
+			}
+		}
+	}
+	return found
+}
+
+// assemblyPlaces finds assembly outside pmem.
+func assemblyPlaces(tree []source) (found []finding) {
+	for _, s := range tree {
+		if path.Ext(s.path) == ".s" && s.dir() != "pmem" {
+			found = append(found, finding{s.path, 0, "assembly belongs in pmem"})
+		}
+	}
+	return found
+}

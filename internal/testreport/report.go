@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// event is one line of `go test -json`; see `go doc test2json`. Build output comes
+// with an ImportPath in place of Package and Test.
+type event struct {
+	Action     string
+	Package    string
+	Test       string
+	ImportPath string
+	Output     string
+}
+
+// result counts tests and subtests. A package that fails without a failing test
+// (it does not compile, it panics, TestMain fails) counts as one failure.
+type result struct{ passed, failed, skipped int }
+
+func (r result) String() string { return fmt.Sprintf("%d %d %d", r.passed, r.failed, r.skipped) }
+
+type reporter struct {
+	w      io.Writer
+	result result
+	output map[string][]string // of the tests under way, by "package test"
+	broken map[string]bool     // packages with a failing test
+}
+
+// summarize reads `go test -json` to its end, writes the report to w as it goes,
+// and returns the counts. Lines that are not JSON are passed through.
+func summarize(in io.Reader, w io.Writer) (result, error) {
+	r := reporter{w: w, output: map[string][]string{}, broken: map[string]bool{}}
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		var e event
+		if json.Unmarshal(lines.Bytes(), &e) != nil {
+			fmt.Fprintln(w, lines.Text())
+			continue
+		}
+		r.add(e)
+	}
+	return r.result, lines.Err()
+}
+
+func (r *reporter) add(e event) {
+	switch {
+	case e.Action == "build-output":
+		fmt.Fprint(r.w, e.Output)
+	case e.Test != "":
+		r.addTest(e)
+	case e.Action == "output":
+		r.addPackageOutput(e)
+	case e.Action == "fail":
+		r.packageFailed(e)
+	}
+}
+
+func (r *reporter) addTest(e event) {
+	key := e.Package + " " + e.Test
+	switch e.Action {
+	case "output":
+		r.output[key] = append(r.output[key], e.Output)
+		return
+	case "pass":
+		r.result.passed++
+	case "fail":
+		r.result.failed++
+		r.broken[e.Package] = true
+		fmt.Fprint(r.w, strings.Join(r.output[key], ""))
+	case "skip":
+		r.result.skipped++
+		fmt.Fprintf(r.w, "SKIP\t%s\t%s\n", key, reason(r.output[key]))
+	default:
+		return
+	}
+	delete(r.output, key)
+}
+
+// addPackageOutput keeps the go command's line of the package, and what stands
+// outside every test, until it is known whether the package failed.
+func (r *reporter) addPackageOutput(e event) {
+	if strings.HasPrefix(e.Output, "ok  \t") || strings.HasPrefix(e.Output, "FAIL\t") {
+		fmt.Fprint(r.w, e.Output)
+		return
+	}
+	r.output[e.Package] = append(r.output[e.Package], e.Output)
+}
+
+func (r *reporter) packageFailed(e event) {
+	if r.broken[e.Package] {
+		return
+	}
+	// No test failed: the reason is outside the tests, or in one that never ended.
+	r.result.failed++
+	for key, lines := range r.output {
+		if key == e.Package || strings.HasPrefix(key, e.Package+" ") {
+			fmt.Fprint(r.w, strings.Join(lines, ""))
+		}
+	}
+}
+
+// reason is what a skipped test said first: its output without the framework's lines.
+func reason(output []string) string {
+	for _, line := range output {
+		line = strings.TrimSpace(line)
+		if line != "" && !strings.HasPrefix(line, "=== ") && !strings.HasPrefix(line, "--- ") {
+			return line
+		}
+	}
+	return "no reason given"
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+// Goal: the counts of a run are those of its events, and each kind of failure
+// (a test, a build, a package outside its tests) is counted once and shown.
+func TestSummarize(t *testing.T) {
+	tests := map[string]struct {
+		in   string
+		want result
+		show []string // must be in the report
+		hide []string // must not
+	}{
+		"pass": {
+			in: `{"Action":"output","Package":"m/a","Test":"TestX","Output":"noise\n"}
+{"Action":"pass","Package":"m/a","Test":"TestX/sub"}
+{"Action":"pass","Package":"m/a","Test":"TestX"}
+{"Action":"output","Package":"m/a","Output":"ok  \tm/a\t0.1s\n"}
+{"Action":"pass","Package":"m/a"}`,
+			want: result{passed: 2},
+			show: []string{"ok  \tm/a\t0.1s"},
+			hide: []string{"noise"},
+		},
+		"fail": {
+			in: `{"Action":"output","Package":"m/a","Test":"TestX","Output":"    x_test.go:7: got 1\n"}
+{"Action":"fail","Package":"m/a","Test":"TestX"}
+{"Action":"output","Package":"m/a","Output":"FAIL\tm/a\t0.1s\n"}
+{"Action":"fail","Package":"m/a"}`,
+			want: result{failed: 1},
+			show: []string{"got 1", "FAIL\tm/a"},
+		},
+		"skip": {
+			in: `{"Action":"output","Package":"m/a","Test":"TestX","Output":"=== RUN   TestX\n"}
+{"Action":"output","Package":"m/a","Test":"TestX","Output":"    x_test.go:7: no fio\n"}
+{"Action":"skip","Package":"m/a","Test":"TestX"}
+{"Action":"pass","Package":"m/a"}`,
+			want: result{skipped: 1},
+			show: []string{"SKIP\tm/a TestX\tx_test.go:7: no fio"},
+		},
+		"does not compile": {
+			in: `{"ImportPath":"m/a","Action":"build-output","Output":"a.go:1: syntax error\n"}
+{"ImportPath":"m/a","Action":"build-fail"}
+{"Action":"output","Package":"m/a","Output":"FAIL\tm/a [build failed]\n"}
+{"Action":"fail","Package":"m/a","FailedBuild":"m/a"}`,
+			want: result{failed: 1},
+			show: []string{"syntax error", "[build failed]"},
+		},
+		"panics outside the tests": {
+			in: `{"Action":"output","Package":"m/a","Output":"panic: boom\n"}
+{"Action":"fail","Package":"m/a"}`,
+			want: result{failed: 1},
+			show: []string{"boom"},
+		},
+		"dies in a test": {
+			in: `{"Action":"output","Package":"m/a","Test":"TestX","Output":"fatal error: stack\n"}
+{"Action":"fail","Package":"m/a"}`,
+			want: result{failed: 1},
+			show: []string{"fatal error: stack"},
+		},
+		"not JSON": {
+			in:   `go: cannot find main module`,
+			show: []string{"cannot find main module"},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			var w strings.Builder
+			got, err := summarize(strings.NewReader(tt.in), &w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != tt.want {
+				t.Errorf("counts %+v, want %+v", got, tt.want)
+			}
+			for _, s := range tt.show {
+				if !strings.Contains(w.String(), s) {
+					t.Errorf("report lacks %q:\n%s", s, w.String())
+				}
+			}
+			for _, s := range tt.hide {
+				if strings.Contains(w.String(), s) {
+					t.Errorf("report shows %q:\n%s", s, w.String())
+				}
+			}
+		})
+	}
+}
