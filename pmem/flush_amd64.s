@@ -171,3 +171,27 @@ done:
 TEXT ·sfence(SB), NOSPLIT, $0-0
 	SFENCE
 	RET
+
+// func movsb(dst, src *byte, n uintptr)
+TEXT ·movsb(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), CX
+	REP; MOVSB
+	RET
+
+// func prefetch(p *byte, n uintptr)
+TEXT ·prefetch(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ n+8(FP), CX
+	ADDQ AX, CX
+
+loop:
+	CMPQ       AX, CX
+	JAE        done
+	PREFETCHT0 (AX)
+	ADDQ       $64, AX
+	JMP        loop
+
+done:
+	RET

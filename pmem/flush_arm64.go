@@ -36,6 +36,10 @@ func streamCopy(dst, src []byte) { copy(dst, src) }
 
 func streamZero(dst []byte) { clear(dst) }
 
+func copyOut(dst, src []byte) { copy(dst, src) }
+
+func fetchAhead([]byte) {}
+
 // fence waits for every earlier store and clean of this PE.
 func fence() { dsb() }
 

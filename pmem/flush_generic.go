@@ -17,6 +17,10 @@ func streamCopy(dst, src []byte) { copy(dst, src) }
 
 func streamZero(dst []byte) { clear(dst) }
 
+func copyOut(dst, src []byte) { copy(dst, src) }
+
+func fetchAhead([]byte) {}
+
 // fence does nothing: without write-back there is nothing to wait for, a killed
 // process loses no executed store, and readers are ordered by sync/atomic.
 func fence() {}

@@ -42,6 +42,28 @@ func TestStreamMatchesTwins(t *testing.T) {
 	}
 }
 
+// Goal: copying out gives what copy gives, on both sides of the length from which
+// on it is done in assembly, and touches nothing beside the destination.
+func TestCopyOutMatchesTwin(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	src, got, want := make([]byte, 3*batch), make([]byte, 3*batch), make([]byte, 3*batch)
+	for i := range src {
+		src[i] = byte(rng.Uint32())
+	}
+	for i := range 400 {
+		n := rng.IntN(5000)
+		if i%100 == 0 {
+			n = 2*batch + rng.IntN(batch/2)
+		}
+		from, to := rng.IntN(len(src)-n), rng.IntN(len(got)-n)
+		copyOut(got[to:][:n], src[from:][:n])
+		copy(want[to:][:n], src[from:])
+		if !bytes.Equal(got, want) {
+			t.Fatalf("copy of %d bytes from %d to %d differs from copy()", n, from, to)
+		}
+	}
+}
+
 // Goal: the same for lengths that take several calls of assembly.
 func TestStreamBatches(t *testing.T) {
 	const size = 2*batch + 4096

@@ -93,7 +93,16 @@ func (r *Region) Read(p []byte, off uint64) {
 	if r.tr != nil || off > r.Size() || n > r.Size()-off {
 		r.beforeLoad(off, n, 1)
 	}
-	copy(p, r.mem[off:])
+	copyOut(p, r.mem[off:off+n])
+}
+
+// Prefetch hints that the n bytes at off will be read soon. It is worth its few
+// nanoseconds when there is something else to do before the read. A range that is
+// not all there is ignored.
+func (r *Region) Prefetch(off, n uint64) {
+	if off <= r.Size() && n <= r.Size()-off {
+		fetchAhead(r.mem[off : off+n])
+	}
 }
 
 // Write copies p to off; off and len(p) are multiples of 8. No part of it is

@@ -145,8 +145,8 @@ func (m *Machine) Load(off, n uint64) {
 	if n > 8 && m.OnAccess != nil {
 		// A large copy may be half done when others run.
 		m.reading[m.thread] = span{off, n}
+		defer delete(m.reading, m.thread) // also when the access panics, as bad memory does
 		m.access()
-		delete(m.reading, m.thread)
 	} else {
 		m.access()
 	}
