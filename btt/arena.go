@@ -11,12 +11,16 @@ import (
 type arena struct {
 	// Set at open, never changed.
 	reg     *pmem.Region
+	flavour layout.Flavour
 	index   int
 	base    uint64 // of the arena in the region
 	geo     layout.Geometry
 	first   uint64 // external LBA of pre-map block 0
 	padding layout.Padding
-	info    infoState
+	// metadata is how many bytes follow a sector in its block: 0, or what Linux
+	// keeps integrity data in. Nobody gives us any, so they are written as zeros.
+	metadata uint64
+	info     infoState
 
 	lanes []lane   // each guarded by its token in pool
 	pool  lanePool // which lanes nobody owns

@@ -309,6 +309,33 @@ func TestFormatOverGarbage(t *testing.T) {
 	}
 }
 
+// Goal: after a wipe nothing finds a BTT any more, whichever flavour and however
+// many arenas it had, and nothing else has changed.
+func TestWipe(t *testing.T) {
+	for _, f := range layout.Flavours() {
+		_, r := newDevice(t, f, 3)
+		before := make([]byte, r.Size())
+		r.Read(before, 0)
+		if err := Wipe(r); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(r, Options{MaxArena: testArena}); err == nil {
+			t.Errorf("%s: still opens", f.Name)
+		}
+		after := make([]byte, r.Size())
+		r.Read(after, 0)
+		changed := 0
+		for i := range before {
+			if before[i] != after[i] {
+				changed++
+			}
+		}
+		if changed == 0 || changed > (3*2+1)*8 { // info blocks, and a pool's header
+			t.Errorf("%s: %d bytes changed", f.Name, changed)
+		}
+	}
+}
+
 // Goal: under -race, no reader ever sees a mix of two writes, and no access races
 // with the reuse of a block. Method: a few hot blocks, writers that fill a block
 // with one byte, readers that look for a second one.

@@ -102,7 +102,7 @@ func (w *writer) request(errs []error, req int, off int64, p []byte) {
 	for len(p) > 0 {
 		n := min(len(p), sector-in)
 		a, pre := w.d.locate(lba)
-		if n == sector {
+		if n == sector && sector%8 == 0 {
 			w.add(errs, a, blockWrite{lba: pre, data: p[:n], req: req})
 		} else {
 			w.flush(errs) // keep the order of what may overlap
@@ -243,9 +243,10 @@ var zeros [maxGroup * 4096]byte
 
 // writeZeros writes n zero bytes at off as data.
 func (d *Device) writeZeros(off, n int64) error {
+	whole := max(int64(len(zeros))/int64(d.sector)*int64(d.sector), 1)
 	for n > 0 {
 		// Pieces end on multiples of their size, so that blocks stay whole.
-		piece := min(n, int64(len(zeros))-off%int64(len(zeros)))
+		piece := min(n, int64(len(zeros)), whole-off%whole)
 		if _, err := d.WriteAt(zeros[:piece], off); err != nil {
 			return err
 		}

@@ -10,7 +10,9 @@ import (
 // Size is the capacity in bytes.
 func (d *Device) Size() uint64 { return d.nlba * uint64(d.sector) }
 
-// SectorSize is the size in bytes of a block: what is atomic.
+// SectorSize is the size in bytes of a block: what is atomic. It is less than
+// external_lbasize where Linux keeps integrity metadata, see
+// [layout.Flavour.SectorSize].
 func (d *Device) SectorSize() uint32 { return d.sector }
 
 // ReadOnly reports whether all writes are refused.
@@ -22,13 +24,37 @@ func (d *Device) Flavour() layout.Flavour { return d.flavour }
 // UUID is the uuid in the info blocks, the bytes as they stand on media.
 func (d *Device) UUID() uuid.UUID { return d.id }
 
+// ParentUUID is the uuid of the namespace or pool set that the BTT was made for,
+// the bytes as they stand on media; zero: none. In a namespace it may be any.
+func (d *Device) ParentUUID() uuid.UUID { return d.parent }
+
+// ArenaInfo is one arena of an open device.
+type ArenaInfo struct {
+	Offset     uint64 // in the region, in bytes
+	Geometry   layout.Geometry
+	Padding    layout.Padding
+	FromBackup bool // its primary info block is bad
+}
+
+// Arenas says where the arenas are and how they are laid out.
+func (d *Device) Arenas() []ArenaInfo {
+	all := make([]ArenaInfo, len(d.arenas))
+	for i, a := range d.arenas {
+		all[i] = ArenaInfo{Offset: a.base, Geometry: a.geo, Padding: a.padding, FromBackup: a.info.fromBackup}
+	}
+	return all
+}
+
 // Warnings are lines for the operator about what Open found to be bad but could
 // do without.
 func (d *Device) Warnings() []string { return d.warnings }
 
-// ZerosFast reports whether zeroing changes only map entries. On images with
-// sectors of 512 bytes zeros are written as data, see [ZeroEntriesSafe].
-func (d *Device) ZerosFast() bool { return ZeroEntriesSafe(d.sector) }
+// ZerosFast reports whether zeroing changes only map entries. On namespace images
+// with sectors of 512 bytes zeros are written as data, see
+// [layout.Flavour.ZeroEntriesSafe].
+func (d *Device) ZerosFast() bool {
+	return d.flavour.ZeroEntriesSafe(d.arenas[0].geo.ExternalLBASize)
+}
 
 // Close ends the use of the device and closes its region. No other method may be
 // running or be called afterwards. There is nothing to write back: a device that

@@ -10,6 +10,12 @@ import (
 var (
 	// ErrNoBTT: the region holds no BTT, not even a damaged one.
 	ErrNoBTT = errors.New("no BTT found")
+	// ErrNoLayout: the region is a pmemblk pool, but no BTT was laid out in it yet.
+	// PMDK does that at the first write; here it is never done implicitly.
+	ErrNoLayout = errors.New("the pool has no layout yet")
+	// ErrReadOnlyPool: the region is a pmemblk pool with features that are not
+	// known here, and that allow reading only.
+	ErrReadOnlyPool = errors.New("the pool can only be read")
 	// ErrAmbiguous: two BTTs of different flavours claim the region.
 	ErrAmbiguous = errors.New("two BTTs claim this image")
 )
@@ -42,6 +48,7 @@ func (e *ioError) Unwrap() error { return e.errno }
 
 var (
 	errBadBlock   = &ioError{syscall.EIO, "the block is marked bad (error entry in the map); writing it anew makes it good"}
+	errBadEntry   = &ioError{syscall.EIO, "the map entry names a block that does not exist; run bttcheck"}
 	errArena      = &ioError{syscall.EIO, "the arena is in error and takes no writes; run bttcheck"}
 	errReadOnly   = &ioError{syscall.EROFS, "the device is read-only"}
 	errReadRange  = &ioError{syscall.EINVAL, "the range ends past the end of the device"}

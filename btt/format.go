@@ -3,6 +3,7 @@ package btt
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -13,24 +14,17 @@ import (
 // FormatParams say what [Format] lays out.
 type FormatParams struct {
 	Flavour    layout.Flavour
-	SectorSize uint32    // external block size in bytes
+	SectorSize uint32    // external_lbasize in bytes, integrity metadata included
 	Nfree      uint32    // lanes; 0: 256
 	UUID       uuid.UUID // of the new BTT
-	ParentUUID uuid.UUID // of the namespace; zero: none
+	ParentUUID uuid.UUID // of the namespace, zero: none; of the pool set, zero: UUID
+	Created    time.Time // of a pool; zero: now
 	// Zeroed says that the whole region is known to read as zeros. If it is not,
 	// Format makes sure that the new device does.
 	Zeroed bool
 	// MinArena and MaxArena are the limits of an arena's size in bytes.
 	// 0: 16 MiB and 512 GiB, as the format says.
 	MinArena, MaxArena uint64
-}
-
-// ZeroEntriesSafe reports whether zero entries may be made on an image of this
-// block size. Linux shows blocks of 512 to 4095 bytes as sectors of 512, and on
-// those its btt_read_pg ends a whole request at the first zero entry as if the
-// rest had been read (seen on 6.1). Such images get real zeros instead.
-func ZeroEntriesSafe(externalLBASize uint32) bool {
-	return externalLBASize < 512 || externalLBASize >= 4096
 }
 
 // Format lays a new BTT out over the whole region. Whatever was there is lost;
@@ -51,6 +45,12 @@ func Format(r *pmem.Region, p FormatParams) (err error) {
 	if err := r.Drain(); err != nil {
 		return err
 	}
+	if !p.Zeroed {
+		r.Zero(0, p.Flavour.Start) // what no BTT uses must not look like another format
+	}
+	if p.Flavour.Pool {
+		writePoolDescriptor(r, &p)
+	}
 	for _, a := range plan {
 		layOut(r, a, &p)
 	}
@@ -66,6 +66,9 @@ func Format(r *pmem.Region, p FormatParams) (err error) {
 				return err
 			}
 		}
+	}
+	if p.Flavour.Pool {
+		return writePoolHeader(r, &p)
 	}
 	return nil
 }
@@ -88,6 +91,12 @@ func planFormat(r *pmem.Region, p *FormatParams) ([]plannedArena, error) {
 	if p.MaxArena == 0 {
 		p.MaxArena = layout.MaxArenaSize
 	}
+	if p.Flavour.Pool && p.ParentUUID == uuid.Nil {
+		p.ParentUUID = p.UUID
+	}
+	if p.Created.IsZero() {
+		p.Created = time.Now()
+	}
 	start := p.Flavour.Start
 	if r.Size() < start+p.MinArena {
 		return nil, fmt.Errorf("%d bytes are too small for a BTT of format %s: at least %d are needed", r.Size(), p.Flavour.Name, start+p.MinArena)
@@ -95,7 +104,10 @@ func planFormat(r *pmem.Region, p *FormatParams) ([]plannedArena, error) {
 	sizes := layout.Split(r.Size()-start, p.MinArena, p.MaxArena)
 	plan := make([]plannedArena, len(sizes))
 	for i, size := range sizes {
-		geo, err := layout.NewGeometry(size, layout.Params{ExternalLBASize: p.SectorSize, Nfree: p.Nfree, Align: p.Flavour.Align})
+		geo, err := p.Flavour.Geometry(size, p.SectorSize, p.Nfree)
+		if err == nil && p.Flavour.Pool && geo.InternalNLBA/2 < p.Nfree {
+			err = fmt.Errorf("%d blocks of %d bytes: PMDK wants at least twice as many as there are lanes, %d", geo.InternalNLBA, geo.InternalLBASize, p.Nfree)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("arena %d: %w", i, err)
 		}
@@ -108,7 +120,7 @@ func planFormat(r *pmem.Region, p *FormatParams) ([]plannedArena, error) {
 	return plan, nil
 }
 
-// wipeSignatures destroys the signature of every info block in a place where
+// wipeSignatures destroys that of a pool, and that of every info block in a place where
 // [Open] or Linux could find one: where flavours begin, along the chain of arenas
 // of what was there, and where the new info blocks will be. Backups are found
 // through their primaries, so each primary goes before its backup only in the
@@ -116,7 +128,13 @@ func planFormat(r *pmem.Region, p *FormatParams) ([]plannedArena, error) {
 // still belongs to the old BTT, whose map and flog are untouched as yet.
 func wipeSignatures(r *pmem.Region, p *FormatParams, plan []plannedArena) {
 	var places []uint64
-	for _, f := range layout.Flavours() {
+	flavours := []layout.Flavour{layout.Kernel, layout.UEFI}
+	if isPool(r) {
+		r.Store64(0, 0)
+		r.Flush(0, 8)
+		flavours = layout.Flavours()
+	}
+	for _, f := range flavours {
 		places = append(places, oldInfoPlaces(r, f.Start, p.MaxArena)...)
 	}
 	for _, a := range plan {
@@ -129,6 +147,12 @@ func wipeSignatures(r *pmem.Region, p *FormatParams, plan []plannedArena) {
 			r.Flush(off, 8)
 		}
 	}
+}
+
+func isPool(r *pmem.Region) bool {
+	var sig [8]byte
+	r.Read(sig[:min(uint64(len(sig)), r.Size())], 0)
+	return layout.HasPoolSignature(sig[:])
 }
 
 // oldInfoPlaces are the offsets of the info blocks of a BTT that may begin at
@@ -154,9 +178,10 @@ func oldInfoPlaces(r *pmem.Region, base, maxArena uint64) (places []uint64) {
 // be zero only the flog needs storing, and a sparse file stays sparse.
 func layOut(r *pmem.Region, a plannedArena, p *FormatParams) {
 	if !p.Zeroed {
-		r.Zero(0, p.Flavour.Start) // what no BTT uses must not look like another format
 		switch {
-		case ZeroEntriesSafe(p.SectorSize):
+		case p.Flavour.InitialZero:
+			r.Zero(a.base+a.geo.MapOff, a.geo.FlogOff-a.geo.MapOff)
+		case p.Flavour.ZeroEntriesSafe(p.SectorSize):
 			writeZeroMap(r, a)
 		default:
 			r.Zero(a.base+a.geo.DataOff, uint64(a.geo.InternalNLBA)*uint64(a.geo.InternalLBASize))
@@ -165,7 +190,8 @@ func layOut(r *pmem.Region, a plannedArena, p *FormatParams) {
 	}
 	var group [layout.FlogGroupSize]byte
 	for lane := range a.geo.Nfree {
-		layout.InitialFlogGroup(layout.Lane(lane), a.geo.ExternalNLBA).Encode(group[:])
+		free := layout.PostmapLBA(a.geo.ExternalNLBA) + layout.PostmapLBA(lane)
+		p.Flavour.LoneFlogGroup(layout.PremapLBA(lane%a.geo.ExternalNLBA), free).Encode(group[:])
 		r.Write(a.base+a.geo.FlogOff+uint64(lane)*layout.FlogGroupSize, group[:])
 	}
 }

@@ -14,6 +14,7 @@ type lane struct {
 	free layout.PostmapLBA
 	seq  uint32 // of the next record
 	slot uint32 // record of the flog group that the next write fills: 0, 1 or 2
+	bad  bool   // free was known to be bad: it is filled with zeros before it is used
 }
 
 // lanePool hands out the lanes of an arena as tokens: a set bit is a free lane.

@@ -23,7 +23,8 @@ type Device struct {
 	reg       *pmem.Region
 	flavour   layout.Flavour
 	id        uuid.UUID
-	sector    uint32 // external_lbasize
+	parent    uuid.UUID
+	sector    uint32 // bytes of a block as the user sees it
 	nlba      uint64
 	perArena  uint64 // external blocks of each arena but the last
 	arenas    []*arena
@@ -37,7 +38,8 @@ type Device struct {
 // nothing else: what is damaged is reported as an error that names the place.
 // With a read-only region the completed writes stay private to this process.
 //
-// Errors: [ErrNoBTT], [ErrAmbiguous], [*CorruptError], or a [*pmem.FaultError].
+// Errors: [ErrNoBTT], [ErrNoLayout], [ErrReadOnlyPool], [ErrAmbiguous],
+// [*layout.PoolFieldError], [*CorruptError], or a [*pmem.FaultError].
 // The region is the device's from now on if Open succeeds, and the caller's if
 // it fails.
 func Open(r *pmem.Region, o Options) (d *Device, err error) {
@@ -46,13 +48,27 @@ func Open(r *pmem.Region, o Options) (d *Device, err error) {
 	if o.MaxArena == 0 {
 		o.MaxArena = layout.MaxArenaSize
 	}
-	flavour, err := probe(r, o.MaxArena)
+	d = &Device{reg: r}
+	pool, isPool, err := probePool(r)
+	if isPool {
+		d.flavour = layout.PMEMBLK
+		if err == nil {
+			err = poolInfo(r, &pool, o.MaxArena)
+		}
+	} else {
+		d.flavour, err = probe(r, o.MaxArena, err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	d = &Device{reg: r, flavour: flavour}
 	if err := d.loadArenas(o.MaxArena); err != nil {
 		return nil, err
+	}
+	if isPool {
+		if err := d.checkPool(&pool); err != nil {
+			return nil, err
+		}
+		r.Flush(0, layout.PoolDataOff) // as with what recover reads; it also drains
 	}
 	for _, a := range d.arenas {
 		n, err := a.recover()
@@ -61,7 +77,7 @@ func Open(r *pmem.Region, o Options) (d *Device, err error) {
 		}
 		d.recovered += n
 	}
-	d.scratch.init(int(d.sector))
+	d.scratch.init((int(d.sector) + 7) / 8 * 8)
 	return d, nil
 }
 
@@ -72,17 +88,17 @@ type candidate struct {
 	copies  []uint64 // offsets of its sound info blocks
 }
 
-// probe finds out which flavour the image is.
+// probe finds out which flavour an image that is no pool is. why is what is known
+// to be damaged so far: it is reported if nothing sound is found.
 //
 // Two can look right at once. The user of a uefi image can write what he likes to
 // its first data block, which stands where a kernel image has its info block; and
 // the first page, which a kernel image does not use, can hold a left-over. So the
 // copies count first that the other's user cannot have written, then all copies.
 // One copy against one copy decides nothing.
-func probe(r *pmem.Region, maxArena uint64) (layout.Flavour, error) {
+func probe(r *pmem.Region, maxArena uint64, why error) (layout.Flavour, error) {
 	var found []candidate
-	var why error
-	for _, f := range layout.Flavours() {
+	for _, f := range []layout.Flavour{layout.Kernel, layout.UEFI} {
 		in, st, err := findInfo(r, f.Start, maxArena, f)
 		switch {
 		case err == nil:
@@ -151,7 +167,8 @@ func (d *Device) loadArenas(maxArena uint64) error {
 		}
 		if i == 0 {
 			first = in
-			d.id, d.sector, d.perArena = in.UUID, in.ExternalLBASize, uint64(in.ExternalNLBA)
+			d.id, d.parent, d.perArena = in.UUID, in.ParentUUID, uint64(in.ExternalNLBA)
+			d.sector = d.flavour.SectorSize(in.ExternalLBASize)
 		}
 		if err := belongs(&in, &first); err != nil {
 			return &CorruptError{Arena: i, Offset: base, What: "info block", Err: err}
@@ -171,6 +188,17 @@ func (d *Device) loadArenas(maxArena uint64) error {
 	}
 }
 
+// checkPool checks that the BTT is the one of the pool that it lies in.
+func (d *Device) checkPool(h *layout.PoolHeader) error {
+	first := d.arenas[0]
+	in := layout.Info{ParentUUID: d.parent, ExternalLBASize: first.geo.ExternalLBASize}
+	if err := belongsToPool(&in, h); err != nil {
+		return &CorruptError{Offset: first.base, What: "info block", Err: err}
+	}
+	d.warnings = append(d.warnings, poolWarnings(h)...)
+	return nil
+}
+
 // belongs reports why an arena's info block cannot be of the same BTT as the first.
 func belongs(in, first *layout.Info) error {
 	if in.UUID != first.UUID || in.ParentUUID != first.ParentUUID {
@@ -183,7 +211,8 @@ func belongs(in, first *layout.Info) error {
 }
 
 func (d *Device) newArena(index int, base uint64, in *layout.Info, st *infoState) *arena {
-	a := &arena{reg: d.reg, index: index, base: base, geo: in.Geometry(), first: d.nlba}
+	a := &arena{reg: d.reg, flavour: d.flavour, index: index, base: base, geo: in.Geometry(), first: d.nlba}
+	a.metadata = uint64(in.ExternalLBASize - d.sector)
 	a.info.raw, a.info.fromBackup = st.raw, st.fromBackup
 	a.lanes = make([]lane, in.Nfree)
 	a.pool.init(in.Nfree)

@@ -13,13 +13,15 @@ import (
 //
 // What it reads may not be durable: a predecessor that was killed, with the power
 // on, can have left stores in the CPU caches. So everything that a decision rests
-// on is made durable before anything is stored because of it: first all flog
-// lines, then the map entries that they name.
+// on is made durable before anything is stored because of it: first the info blocks
+// and all flog lines, then the map entries that they name.
 func (a *arena) recover() (completed uint64, err error) {
 	groups, err := a.readFlog()
 	if err != nil {
 		return 0, err
 	}
+	a.reg.Flush(a.base, layout.InfoSize)
+	a.reg.Flush(a.base+a.geo.InfoOff, layout.InfoSize)
 	a.reg.Flush(a.flogOff(0), uint64(a.geo.Nfree)*layout.FlogGroupSize)
 	if err := a.reg.Drain(); err != nil {
 		return 0, err
@@ -67,6 +69,9 @@ func (a *arena) recoverLane(i int, g *layout.FlogGroup) (layout.FlogRecord, erro
 		return layout.FlogRecord{}, err
 	}
 	rec := g[cur]
+	if !rec.Moves() && int(rec.LBA) == i {
+		rec.LBA = 0 // a format numbers its records by lane, however few blocks there are
+	}
 	switch {
 	case uint32(rec.LBA) >= a.geo.ExternalNLBA:
 		return rec, fmt.Errorf("lba %d, but the arena has %d blocks", rec.LBA, a.geo.ExternalNLBA)
@@ -79,6 +84,7 @@ func (a *arena) recoverLane(i int, g *layout.FlogGroup) (layout.FlogRecord, erro
 		free: rec.Old.Block(),
 		seq:  layout.NextSeq(rec.Seq),
 		slot: uint32(a.padding) - uint32(cur),
+		bad:  rec.Old.State() == layout.Error,
 	}
 	return rec, nil
 }

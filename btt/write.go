@@ -13,7 +13,7 @@ const maxGroup = 32
 // blockWrite is one block of a group.
 type blockWrite struct {
 	lba  layout.PremapLBA
-	data []byte // external_lbasize bytes
+	data []byte // one sector
 	req  int    // index of the request that the block belongs to
 
 	lane uint32          // owned while the write is under way
@@ -35,12 +35,12 @@ func (a *arena) write(group []blockWrite) error {
 
 // writeSome commits as many blocks of the group as there are lanes to be had.
 func (a *arena) writeSome(group []blockWrite) (n int, err error) {
-	if a.failed.Load() {
-		return 0, errArena
-	}
 	hint := a.reg.Hint()
 	word, set := a.takeLanes(min(len(group), maxGroup), hint)
 	defer a.pool.put(word, set)
+	if a.failed.Load() { // with the lanes in hand: see commitLocked
+		return 0, errArena
+	}
 	group = group[:bits.OnesCount64(set)]
 	for i := range group {
 		group[i].lane = a.pool.lane(word, set)
@@ -59,14 +59,46 @@ func (a *arena) writeSome(group []blockWrite) (n int, err error) {
 // fill is step 1: the data goes into the lanes' free blocks. Nothing names them
 // yet, so a fault or a crash in here changes nothing.
 func (a *arena) fill(group []blockWrite, hint uint32) error {
+	if err := a.mend(group, hint); err != nil {
+		return err
+	}
 	for i := range group {
 		w := &group[i]
 		free := a.lanes[w.lane].free
 		a.waitForReaders(free, hint)
 		a.reg.Write(a.dataOff(free), w.data)
+		if a.metadata > 0 {
+			a.reg.Zero(a.dataOff(free)+uint64(len(w.data)), a.metadata)
+		}
 		a.reg.Touch(a.mapOff(w.lba))
 	}
 	return a.reg.Drain()
+}
+
+// mend fills free blocks that were known to be bad with zeros, as Linux does
+// (arena_clear_freelist_error): whole lines are stored, which is what makes bad
+// memory good, and nothing of a bad block is left beside the new data.
+func (a *arena) mend(group []blockWrite, hint uint32) error {
+	mended := false
+	for i := range group {
+		l := &a.lanes[group[i].lane]
+		if !l.bad {
+			continue
+		}
+		a.waitForReaders(l.free, hint)
+		a.reg.Zero(a.dataOff(l.free), uint64(a.geo.InternalLBASize))
+		mended = true
+	}
+	if !mended {
+		return nil
+	}
+	if err := a.reg.Drain(); err != nil {
+		return err
+	}
+	for i := range group {
+		a.lanes[group[i].lane].bad = false
+	}
+	return nil
 }
 
 // commit is steps 2 and 3 for a group whose data is durable in its lanes' free
@@ -83,8 +115,19 @@ func (a *arena) commit(group []blockWrite) error {
 
 // commitLocked is [arena.commit] for a caller who holds the map locks. When it
 // fails or faults half way, what is in memory may be ahead of what is on media:
-// the arena then takes no more writes.
+// the arena then takes no more writes. That is known before its lanes and its map
+// locks are given back, so whoever gets one of them looks: the block that such a
+// lane calls free may be mapped by the next recovery, and the entries that such a
+// lock guards may be about to move.
 func (a *arena) commitLocked(group []blockWrite) error {
+	if a.failed.Load() {
+		return errArena // since we waited for the lock: its holder has left a record half way
+	}
+	for i := range group {
+		if lba := group[i].lba; uint32(a.entry(lba).Owned(lba)) >= a.geo.InternalNLBA {
+			return errBadEntry // the lane would take that block over
+		}
+	}
 	done := false
 	defer func() {
 		if !done {
@@ -113,8 +156,8 @@ func (a *arena) logMoves(group []blockWrite) {
 		w.old = a.entry(w.lba)
 		lbaOld, newSeq := layout.FlogRecord{
 			LBA: w.lba,
-			Old: loggedOld(w.old, w.lba),
-			New: layout.MapEntry(l.free),
+			Old: a.flavour.LoggedOld(w.old, w.lba),
+			New: a.flavour.LoggedNew(l.free),
 			Seq: l.seq,
 		}.Words()
 		off := a.flogOff(w.lane) + uint64(l.slot)*layout.FlogRecordSize
@@ -122,16 +165,6 @@ func (a *arena) logMoves(group []blockWrite) {
 		a.reg.Store64(off+8, newSeq)
 		a.reg.Flush(off, layout.FlogRecordSize)
 	}
-}
-
-// loggedOld is how a namespace image notes the replaced block: without flags,
-// but for the error flag of a block known to be bad (Linux btt_write_pg).
-func loggedOld(old layout.MapEntry, lba layout.PremapLBA) layout.MapEntry {
-	e := layout.MapEntry(old.Owned(lba))
-	if old.State() == layout.Error {
-		e |= layout.EntryError
-	}
-	return e
 }
 
 // swing is step 3: the map entries move to the new blocks. A line that several
@@ -153,6 +186,7 @@ func (a *arena) recycle(group []blockWrite) {
 		w := &group[i]
 		l := &a.lanes[w.lane]
 		l.free = w.old.Owned(w.lba)
+		l.bad = w.old.State() == layout.Error
 		l.seq = layout.NextSeq(l.seq)
 		l.slot = uint32(a.padding) - l.slot // 0 ↔ the second record
 	}

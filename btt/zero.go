@@ -32,15 +32,26 @@ func (a *arena) markPass(lba layout.PremapLBA, n uint32, change func(layout.Post
 	}
 	a.lock(&locks)
 	defer a.unlock(&locks)
+	if a.failed.Load() { // with the locks in hand: see commitLocked
+		return errArena
+	}
 	a.unsettled(&locks, 1)
 	// When a store faults or a drain fails the entries stay unsettled: readers
 	// then go on persisting them before they answer.
-	for i := range layout.PremapLBA(n) {
-		off := a.mapOff(lba + i)
-		e := layout.MapEntry(a.reg.Load32(off))
-		a.reg.Store32(off, uint32(change(e.Owned(lba+i))))
+	changed := false
+	for i := layout.PremapLBA(0); i < layout.PremapLBA(n); {
+		if run := a.markRun(lba+i, n-uint32(i), change); run > 0 {
+			a.reg.Flush(a.mapOff(lba+i), uint64(run)*entrySize)
+			changed = true
+			i += layout.PremapLBA(run)
+		} else {
+			i++
+		}
 	}
-	a.reg.Flush(a.mapOff(lba), uint64(n)*entrySize)
+	if !changed {
+		a.unsettled(&locks, -1)
+		return nil
+	}
 	if err := a.reg.Drain(); err != nil {
 		a.failed.Store(true)
 		return err
@@ -48,6 +59,22 @@ func (a *arena) markPass(lba layout.PremapLBA, n uint32, change func(layout.Post
 	a.unsettled(&locks, -1)
 	a.counters.at(a.reg.Hint()).blocksMarked.Add(uint64(n))
 	return nil
+}
+
+// markRun changes the entries from lba on, n at most, up to one that is as wanted
+// without: an initial one that reads as zeros. It returns how many it changed.
+func (a *arena) markRun(lba layout.PremapLBA, n uint32, change func(layout.PostmapLBA) layout.MapEntry) (run uint32) {
+	for ; run < n; run++ {
+		at := lba + layout.PremapLBA(run)
+		off := a.mapOff(at)
+		e := layout.MapEntry(a.reg.Load32(off))
+		now := change(e.Owned(at))
+		if e.State() == layout.Initial && a.flavour.InitialZero && now.State() == layout.Zero {
+			break
+		}
+		a.reg.Store32(off, uint32(now))
+	}
+	return run
 }
 
 func (a *arena) unsettled(s *lockSet, n int32) {

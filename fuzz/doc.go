@@ -6,8 +6,18 @@
 //
 //	world_test.go     the small world: a machine, a device, a few blocks of it
 //	oracle_test.go    what may be read after a crash, and what a wrong block looks like
+//	foreign_test.go   what Linux and PMDK would make of a crash image
 //	explore_test.go   every image of a crash: recover, read, check, go on, crash again
 //	sequence_test.go  all short sequences of operations
 //	format_test.go    crashes while a BTT is being made
 //	native_test.go    the same as a target for go test -fuzz
+//	epochs_test.go    a second crash after recovery and one more operation; every lane
+//	arenas_test.go    several arenas, and one beyond 4 GiB
+//	corrupt_test.go   what no crash leaves is refused
+//	fault_test.go     the n-th access fails, for every n
+//	groups_test.go    overlapping requests of a group keep their order
+//	model_test.go     weaker ideas of a crash, for comparison
+//
+// The directory mutants holds ways of breaking the engine, each with the test that
+// must notice: see docs/mutants.md.
 package fuzz

@@ -1,8 +1,11 @@
 package fuzz
 
 import (
+	"errors"
 	"fmt"
 	"iter"
+	"reflect"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,12 +28,18 @@ var scenarios = []scenario{
 	{"reader and three writes", 3, [][]op{{{opRead, 0, lowLanes}}, {{opWrite, 0, lowLanes}, {opWrite, 0, lowLanes}, {opWrite, 0, lowLanes}}}},
 	{"reader twice and a write", 3, [][]op{{{opRead, 0, lowLanes}, {opRead, 0, lowLanes}}, {{opWrite, 0, lowLanes}}}},
 	{"reader and a zero", 3, [][]op{{{opRead, 0, lowLanes}, {opRead, 0, lowLanes}}, {{opWrite, 0, lowLanes}, {opZero, 0, lowLanes}}}},
+	{"reader and a write over zero", 3, [][]op{{{opRead, 0, lowLanes}, {opRead, 0, lowLanes}}, {{opZero, 0, lowLanes}, {opWrite, 0, lowLanes}}}},
 	{"reader and an error", 3, [][]op{{{opRead, 0, lowLanes}, {opRead, 0, lowLanes}}, {{opError, 0, lowLanes}}}},
 	{"writer and a zero", 3, [][]op{{{opWrite, 0, lowLanes}}, {{opZero, 0, lowLanes}}}},
 	{"two zeroes and a reader", 2, [][]op{{{opZeroes, 0, lowLanes}}, {{opError, 0, lowLanes}}, {{opRead, 0, lowLanes}}}},
 	{"two groups", 3, [][]op{{{opGroup, 0, lowLanes}}, {{opGroup, 0, highLanes}}}},
 	{"group and zeroes", 3, [][]op{{{opGroup, 0, lowLanes}}, {{opZeroes, 0, lowLanes}}}},
 	{"three groups, too few lanes", 1, [][]op{{{opGroup, 0, lowLanes}}, {{opGroup, 0, lowLanes}}, {{opGroup, 0, lowLanes}}}},
+	{"reader and a second zero", 3, [][]op{{{opRead, 0, lowLanes}, {opRead, 0, lowLanes}}, {{opZero, 0, lowLanes}, {opWrite, 0, lowLanes}, {opZero, 0, lowLanes}}}},
+	{"reader, a write and a part", 3, [][]op{{{opRead, 0, lowLanes}}, {{opWrite, 0, lowLanes}, {opPart, 0, lowLanes}}}},
+	{"writer and a zero of its neighbour's line", 2, [][]op{{{opWrite, 1, lowLanes}}, {{opZero, 1, lowLanes}}}},
+	{"writer behind and zeroes", 2, [][]op{{{opWrite, 2, highLanes}}, {{opZeroes, 0, lowLanes}}}},
+	{"two writers, one lane word, two map lines", 2, [][]op{{{opWrite, 0, lowLanes}}, {{opWrite, 2, lowLanes}}}},
 	{"two parts of one block", 3, [][]op{{{opPart, 0, lowLanes}}, {{opPart, 0, highLanes}}}},
 	{"part and whole", 3, [][]op{{{opPart, 0, lowLanes}}, {{opWrite, 0, highLanes}}}},
 	{"part, reader, writer", 2, [][]op{{{opPart, 0, lowLanes}}, {{opRead, 0, lowLanes}}, {{opWrite, 0, highLanes}, {opWrite, 0, highLanes}}}},
@@ -43,26 +52,30 @@ var scenarios = []scenario{
 // every lock and every wait.
 func TestSchedules(t *testing.T) {
 	for _, s := range scenarios {
-		t.Run(s.name, func(t *testing.T) {
-			if testing.Short() && s.preemptions > 2 {
-				s.preemptions = 2
-			}
-			e := &explorer{flavour: layout.UEFI}
-			start := time.Now()
-			schedules := 0
-			for o := new(pmemtest.Odometer); ; {
-				schedules++
-				if err := s.run(e, o); err != nil {
-					t.Fatalf("schedule %d: %v", schedules, err)
-				}
-				if !o.Next() {
-					break
-				}
-			}
-			took := time.Since(start)
-			t.Logf("%d schedules, %d moments of a crash, %d images, %.1f s, %.0f schedules/s", schedules, len(e.seen), e.images, took.Seconds(), float64(schedules)/took.Seconds())
-		})
+		if testing.Short() {
+			s.preemptions = min(s.preemptions, 2)
+		}
+		t.Run(s.name, func(t *testing.T) { s.test(t, layout.UEFI) })
+		s.preemptions = min(s.preemptions, 1)
+		t.Run(s.name+", in a pool", func(t *testing.T) { s.test(t, pmemblk) })
 	}
+}
+
+func (s *scenario) test(t *testing.T, f layout.Flavour) {
+	e := &explorer{flavour: f}
+	start := time.Now()
+	schedules := 0
+	for o := new(pmemtest.Odometer); ; {
+		schedules++
+		if err := s.run(e, o); err != nil {
+			t.Fatalf("schedule %d: %v", schedules, err)
+		}
+		if !o.Next() {
+			break
+		}
+	}
+	took := time.Since(start)
+	t.Logf("%d schedules, %d moments of a crash, %d images, %.1f s, %.0f schedules/s", schedules, len(e.seen), e.images, took.Seconds(), float64(schedules)/took.Seconds())
 }
 
 // thread is a coroutine that carries operations out and stops at every access.
@@ -83,11 +96,21 @@ type run struct {
 	yield    func(func() bool) bool // of the current thread
 	contents []content              // every content that any block may ever have
 	err      error
+	faulty   bool // an access fails: operations may
 }
 
 func (s *scenario) run(e *explorer, c pmemtest.Chooser) error {
-	r := &run{w: newWorld(e.flavour), contents: s.contents()}
+	_, err := s.runFailing(e, c, 0)
+	return err
+}
+
+// runFailing is run with access number failing refused, if that is not 0, and
+// reports whether it came to that.
+func (s *scenario) runFailing(e *explorer, c pmemtest.Chooser, failing int) (met bool, err error) {
+	left := failing
+	r := &run{faulty: failing > 0, w: newWorld(e.flavour), contents: s.contents()}
 	m := r.w.m
+	at := reflect.ValueOf(m.Peek()).Pointer()
 	var threads []*thread
 	for i, ops := range s.threads {
 		th := &thread{id: i, ops: ops}
@@ -96,15 +119,24 @@ func (s *scenario) run(e *explorer, c pmemtest.Chooser) error {
 		th.resume = next
 		threads = append(threads, th)
 	}
-	m.OnAccess = func() { r.pause(nil) }
+	onCrash(m, func() error { return e.crash(m, r.w, r.h.promise(r.contents), 0) })
+	crash := m.OnAccess
+	m.OnAccess = func() {
+		r.pause(nil)
+		if crash != nil {
+			crash()
+		}
+		if left--; left == 0 && r.current != nil {
+			panic(&fault{at})
+		}
+	}
 	m.OnAwait = r.pause
-	m.OnDrain = func() error { return e.crash(m, r.w, r.h.promise(r.contents), 0) }
 	if err := r.schedule(threads, s.preemptions, c); err != nil {
-		return err
+		return left <= 0, err
 	}
 	m.OnAccess, m.OnAwait, m.OnDrain = nil, nil, nil
 	m.Switch(0)
-	return r.finish(e)
+	return failing > 0 && left <= 0, r.finish(e)
 }
 
 // contents are all that any block may ever hold, whatever the order of operations.
@@ -133,7 +165,10 @@ func (r *run) finish(e *explorer) error {
 	if r.w.m.Race != nil {
 		return r.w.m.Race
 	}
-	if dirty := r.w.m.Undurable(); len(dirty) > 0 {
+	if r.faulty {
+		return r.finishFaulty(e)
+	}
+	if dirty := r.w.m.Undurable(); model() == full && len(dirty) > 0 {
 		return fmt.Errorf("all is acknowledged, but the lines at %d are not durable", dirty)
 	}
 	if err := bijective(r.w.m.Region(), e.flavour); err != nil {
@@ -147,9 +182,34 @@ func (r *run) finish(e *explorer) error {
 	return e.goOn(r.w)
 }
 
+// finishFaulty is finish where the arena may have failed.
+func (r *run) finishFaulty(e *explorer) error {
+	r.w.now = r.h.promise(r.contents)
+	r.w.writes = 100
+	undecided := r.w.now
+	if err := r.w.readAll(); err != nil {
+		return err
+	}
+	if r.w.d.Stats().ArenasFailed > 0 {
+		r.w.now = undecided // see readUndecided
+	}
+	if err := e.crash(r.w.m, r.w, r.w.now, 0); err != nil {
+		return err
+	}
+	if err := r.w.open(); err != nil {
+		return err
+	}
+	return e.goOn(r.w)
+}
+
 // body is what a thread does.
 func (r *run) body(th *thread) iter.Seq[func() bool] {
 	return func(yield func(func() bool) bool) {
+		defer func() {
+			if v := recover(); v != nil && v != errStopped {
+				panic(v)
+			}
+		}()
 		for k, o := range th.ops {
 			if r.err != nil {
 				return
@@ -169,6 +229,9 @@ func (r *run) do(th *thread, o op, id int) error {
 		r.h[o.block] = append(r.h[o.block], event{from: r.tick(), til: pending})
 		at := len(r.h[o.block]) - 1
 		c, err := r.w.read(o.block)
+		if r.faulty && (err != nil || c.bad) {
+			return nil
+		}
 		ev := &r.h[o.block][at]
 		ev.saw, ev.til = c, r.tick()
 		if err == nil && !linearize(r.h[o.block], 0, zero, c) && !r.admitsAny(o.block) {
@@ -183,6 +246,9 @@ func (r *run) do(th *thread, o op, id int) error {
 		r.h[ef.block] = append(r.h[ef.block], event{apply: ef.apply, from: r.tick(), til: pending})
 	}
 	err := r.w.call(o, id)
+	if r.faulty && errors.Is(err, syscall.EIO) {
+		return nil // done or not, nobody has been told
+	}
 	for k, ef := range effects {
 		r.h[ef.block][places[k]].til = r.tick()
 	}
@@ -213,6 +279,9 @@ func (r *run) tick() int {
 	return r.clock
 }
 
+// errStopped unwinds the threads that are under way when a run has failed.
+var errStopped = errors.New("stopped")
+
 // pause stops the current thread until the scheduler resumes it and ready holds.
 func (r *run) pause(ready func() bool) {
 	th := r.current
@@ -220,7 +289,7 @@ func (r *run) pause(ready func() bool) {
 		return // the driver itself looks at the device
 	}
 	if !r.yield(ready) {
-		panic("stopped")
+		panic(errStopped)
 	}
 }
 

@@ -21,6 +21,8 @@ func TestSequences(t *testing.T) {
 	}{
 		{layout.UEFI, 3, 1},
 		{layout.Kernel, 1, 2},
+		{pmemblk, 3, 1},
+		{oldPadding, 2, 1},
 	} {
 		if testing.Short() {
 			c.length = min(c.length, 2)

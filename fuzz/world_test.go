@@ -32,10 +32,35 @@ const (
 	highLanes = 1
 )
 
+// The flavours of the world. Pools have blocks as small as namespaces here; and
+// one image has the padding of old kernels, which a single lane tells.
+var (
+	pmemblk    = small(layout.PMEMBLK)
+	oldPadding = renamed(layout.UEFI, "uefi padding {0,2}")
+	flavours   = []layout.Flavour{pmemblk, layout.Kernel, layout.UEFI, oldPadding}
+)
+
+func small(f layout.Flavour) layout.Flavour {
+	f.Align, f.MinBlock = layout.Kernel.Align, 0
+	return f
+}
+
+func renamed(f layout.Flavour, name string) layout.Flavour {
+	f.Name = name
+	return f
+}
+
+func paddingOf(f layout.Flavour) layout.Padding {
+	if f == oldPadding {
+		return layout.PaddingOld
+	}
+	return layout.PaddingNew
+}
+
 var formatted = map[string][]byte{}
 
 func init() {
-	for _, f := range layout.Flavours() {
+	for _, f := range flavours {
 		formatted[f.Name] = formatImage(f)
 	}
 }
@@ -49,7 +74,24 @@ func formatImage(f layout.Flavour) []byte {
 	if err := btt.Format(pmem.NewTraced(buf, nil), formatParams(f)); err != nil {
 		panic(err)
 	}
+	if paddingOf(f) == layout.PaddingOld {
+		tellOldPadding(buf, f)
+	}
 	return buf
+}
+
+// tellOldPadding makes the last lane one that has written, to a block that the
+// world does not use, under the padding {0,2}.
+func tellOldPadding(buf []byte, f layout.Flavour) {
+	const lba, lane = 5, nfree - 1
+	r := pmem.NewTraced(buf, nil)
+	geo := parts(r, f)
+	base := r.Size() - arena
+	g := layout.InitialFlogGroup(lane, geo.ExternalNLBA)
+	free := g[0].Old.Block()
+	g[layout.PaddingOld] = layout.FlogRecord{LBA: lba, Old: f.LoggedOld(0, lba), New: f.LoggedNew(free), Seq: 2}
+	g.Encode(buf[base+geo.FlogOff+lane*layout.FlogGroupSize:])
+	r.Store32(base+geo.MapOff+lba*4, uint32(layout.NormalEntry(free)))
 }
 
 func open(m *pmemtest.Machine) (*btt.Device, error) {
@@ -190,6 +232,10 @@ func (w *world) do(o op) error {
 		w.inError = true
 	case opClearFlag:
 		w.inError = false
+	case opReopen:
+		if failed := w.d.Stats().ArenasFailed > 0; failed != w.inError {
+			return fmt.Errorf("reopened: the error flag of the arena is %v, want %v", failed, w.inError)
+		}
 	}
 	return nil
 }

@@ -15,6 +15,14 @@
 //	         | unused | arena 0                   | arena 1 … | rest, if < 16 MiB
 //	uefi     0                                    2^39
 //	         | arena 0                            | arena 1 … | rest, if < 16 MiB
+//	pmemblk  0        4096       8192             8192+2^39
+//	         | header | block    | arena 0        | arena 1 … | rest, if < 16 MiB
+//	         |        | size, …  |
+//
+// The 16 bytes of a uuid are kept as they stand on media. Linux and ndctl print
+// them in that order; PMDK prints the first three groups with their bytes
+// reversed, as a GUID (see [GUIDText]). So the parent uuid of one and the same
+// pool reads differently in the two worlds.
 //
 // # Arena
 //

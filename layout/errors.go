@@ -23,3 +23,14 @@ type FieldError struct {
 func (e *FieldError) Error() string {
 	return fmt.Sprintf("info block field %s is %d, want %s", e.Field, e.Value, e.Want)
 }
+
+// PoolFieldError names a field of a pool header that rules its use out.
+type PoolFieldError struct {
+	Field string
+	Value any
+	Want  string
+}
+
+func (e *PoolFieldError) Error() string {
+	return fmt.Sprintf("pool header %s is %v, want %s", e.Field, e.Value, e.Want)
+}

@@ -74,13 +74,10 @@ func (g FlogGroup) Encode(b []byte) {
 	}
 }
 
-// InitialFlogGroup is what a format writes for a lane: a record that claims the
-// lane's own free block. A lone record must stand first and have seq 1, because
-// Linux takes any other lone record for the older one.
-func InitialFlogGroup(lane Lane, externalNLBA uint32) (g FlogGroup) {
-	free := MapEntry(externalNLBA) + MapEntry(lane)
-	g[0] = FlogRecord{LBA: PremapLBA(lane), Old: free, New: free, Seq: 1}
-	return g
+// InitialFlogGroup is what a format of a namespace writes for a lane: a record that
+// claims the lane's own free block. See [Flavour.LoneFlogGroup].
+func InitialFlogGroup(lane Lane, externalNLBA uint32) FlogGroup {
+	return Flavour{}.LoneFlogGroup(PremapLBA(lane), PostmapLBA(externalNLBA)+PostmapLBA(lane))
 }
 
 // Current tells in which record, 0 or int(p), the lane's state is. It fails when

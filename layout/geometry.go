@@ -24,6 +24,7 @@ type Params struct {
 	ExternalLBASize uint32 // bytes
 	Nfree           uint32 // lanes
 	Align           uint32 // internal block size is rounded up to this, in bytes
+	MinBlock        uint32 // and is at least this, in bytes; 0: no limit
 }
 
 // Geometry is where everything is in one arena, relative to its start.
@@ -60,7 +61,7 @@ func NewGeometry(size uint64, p Params) (Geometry, error) {
 		return Geometry{}, fmt.Errorf("sector size %d, nfree %d, alignment %d: none may be 0", p.ExternalLBASize, p.Nfree, p.Align)
 	}
 	size = size / page * page
-	internal := roundUp(uint64(p.ExternalLBASize), uint64(p.Align))
+	internal := roundUp(uint64(max(p.ExternalLBASize, p.MinBlock)), uint64(p.Align))
 	flogSize := roundUp(uint64(p.Nfree)*FlogGroupSize, page)
 	fixed := 2*InfoSize + flogSize + page // the last page: room to round the map up
 	if size <= fixed {

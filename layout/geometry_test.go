@@ -84,21 +84,21 @@ func TestNewGeometryRefuses(t *testing.T) {
 		size uint64
 		p    Params
 	}{
-		{"no sector size", MinArenaSize, Params{0, 256, 64}},
-		{"no lanes", MinArenaSize, Params{4096, 0, 64}},
-		{"no alignment", MinArenaSize, Params{4096, 256, 0}},
-		{"nothing", 0, Params{4096, 256, 64}},
-		{"only the fixed areas", 2*4096 + 4096 + 4096, Params{4096, 1, 64}},
-		{"lanes only", 4*4096 + 5*4096, Params{4096, 4, 64}},
-		{"more blocks than 30 bits", 1 << 40, Params{512, 256, 64}},
-		{"everything at its largest", math.MaxUint64, Params{math.MaxUint32, math.MaxUint32, math.MaxUint32}},
+		{"no sector size", MinArenaSize, Params{0, 256, 64, 0}},
+		{"no lanes", MinArenaSize, Params{4096, 0, 64, 0}},
+		{"no alignment", MinArenaSize, Params{4096, 256, 0, 0}},
+		{"nothing", 0, Params{4096, 256, 64, 0}},
+		{"only the fixed areas", 2*4096 + 4096 + 4096, Params{4096, 1, 64, 0}},
+		{"lanes only", 4*4096 + 5*4096, Params{4096, 4, 64, 0}},
+		{"more blocks than 30 bits", 1 << 40, Params{512, 256, 64, 0}},
+		{"everything at its largest", math.MaxUint64, Params{math.MaxUint32, math.MaxUint32, math.MaxUint32, 0}},
 	} {
 		if g, err := NewGeometry(c.size, c.p); err == nil {
 			t.Errorf("%s: %+v, want an error", c.name, g)
 		}
 	}
 	// One block more than the lanes is enough.
-	g, err := NewGeometry(4*4096+5*4100+4095, Params{4096, 4, 64})
+	g, err := NewGeometry(4*4096+5*4100+4095, Params{4096, 4, 64, 0})
 	if err != nil || g.ExternalNLBA != 1 {
 		t.Errorf("one block: %+v, %v", g, err)
 	}
@@ -131,7 +131,11 @@ func TestSplit(t *testing.T) {
 
 func TestFlavours(t *testing.T) {
 	// Goal: probe order, places and versions, and the names of the command line.
-	want := []Flavour{{"kernel", 4096, 1, 1, 64}, {"uefi", 0, 2, 0, 64}}
+	want := []Flavour{
+		{Name: "pmemblk", Start: 8192, Major: 1, Minor: 1, Align: 256, MinBlock: 512, Pool: true, FullFlog: true, InitialZero: true},
+		{Name: "kernel", Start: 4096, Major: 1, Minor: 1, Align: 64},
+		{Name: "uefi", Start: 0, Major: 2, Minor: 0, Align: 64},
+	}
 	if got := Flavours(); !slices.Equal(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
@@ -154,7 +158,7 @@ func FuzzGeometry(f *testing.F) {
 	f.Add(uint64(1<<24+12345), uint32(4104), uint32(256), uint8(7), uint64(0))
 	f.Add(uint64(24<<10), uint32(1), uint32(1), uint8(0), uint64(1)<<20)
 	f.Fuzz(func(t *testing.T, size uint64, sector, nfree uint32, align8 uint8, next uint64) {
-		g, err := NewGeometry(size, Params{sector, nfree, 8 * (uint32(align8) + 1)})
+		g, err := NewGeometry(size, Params{sector, nfree, 8 * (uint32(align8) + 1), 0})
 		if err != nil {
 			return
 		}

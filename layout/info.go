@@ -127,6 +127,13 @@ func PatchFlags(b []byte, flags uint32) {
 	binary.LittleEndian.PutUint64(b[offChecksum:], infoChecksum(b))
 }
 
+// PatchParent changes the parent uuid of an encoded info block as [PatchFlags] does
+// the flags.
+func PatchParent(b []byte, parent uuid.UUID) {
+	copy(b[offParentUUID:offFlags], parent[:])
+	binary.LittleEndian.PutUint64(b[offChecksum:], infoChecksum(b))
+}
+
 func infoChecksum(b []byte) uint64 { return Fletcher64(b[:InfoSize], offChecksum, InfoSize) }
 
 // Fletcher64 is the checksum of info blocks and of PMDK pool headers over the

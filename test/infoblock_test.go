@@ -11,7 +11,10 @@ import (
 func TestNdctl(t *testing.T) {
 	need(t, "ndctl", "qemu-io")
 	for _, format := range []string{"kernel", "uefi"} {
-		for _, sector := range []int{512, 4096} {
+		for _, sector := range []int{512, 4096, 520, 528, 4104, 4160, 4224, 16384} {
+			if testing.Short() && sector != 512 && sector != 4104 {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s/%d", format, sector), func(t *testing.T) {
 				img := create(t, tmpfs(t), 64*mib, sector, "--format", format)
 				acceptedByNdctl(t, img)
