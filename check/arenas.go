@@ -37,7 +37,7 @@ func (x *reader) arenas(c *collector, f layout.Flavour) (arenas []Arena) {
 			return arenas
 		}
 		arenas = append(arenas, a)
-		x.judge(c, &arenas[0], &arenas[i])
+		x.judge(c, f, &arenas[0], &arenas[i])
 		if a.Info.NextOff == 0 {
 			return arenas
 		}
@@ -56,7 +56,7 @@ func (a *Arena) reportLost(c *collector) {
 }
 
 // judge reports what is wrong with an arena one of whose info blocks is sound.
-func (x *reader) judge(c *collector, first, a *Arena) {
+func (x *reader) judge(c *collector, f layout.Flavour, first, a *Arena) {
 	in := &a.Info
 	a.reportCopies(c)
 	if in.Flags&layout.FlagError != 0 {
@@ -78,29 +78,39 @@ func (x *reader) judge(c *collector, first, a *Arena) {
 	} else {
 		a.Padding = x.padding(a)
 	}
-	a.judgeGeometry(c)
+	a.judgeGeometry(c, f)
 	x.judgeChain(c, first, a)
-	if a == first {
-		a.judgeLimits(c)
-	} else {
+	x.judgeParent(c, a, f)
+	if a != first {
 		a.judgeKinship(c, first)
+	} else if !f.Pool {
+		a.judgeLimits(c)
 	}
 }
 
 // judgeGeometry finds the alignment of internal blocks that explains the offsets.
-func (a *Arena) judgeGeometry(c *collector) {
-	in := &a.Info
-	for _, align := range []uint32{64, 256} {
-		g, err := layout.NewGeometry(in.InfoOff+layout.InfoSize, layout.Params{ExternalLBASize: in.ExternalLBASize, Nfree: in.Nfree, Align: align})
-		if err == nil && g == in.Geometry() {
-			a.Align = align
-			return
-		}
+func (a *Arena) judgeGeometry(c *collector, f layout.Flavour) {
+	if a.Align = explain(&a.Info, f); a.Align != 0 {
+		return
 	}
 	c.add(Finding{
 		Kind: ArenaGeometry, Severity: Warning, Offset: a.Offset,
 		Message: "the areas are in order, but not where Linux, UEFI or PMDK would put them",
 	})
+}
+
+// explain is the alignment of internal blocks with which somebody's formulas give
+// the geometry in; 0: nobody's do.
+func explain(in *layout.Info, f layout.Flavour) uint32 {
+	for _, align := range []uint32{64, 256} {
+		p := layout.Params{ExternalLBASize: in.ExternalLBASize, Nfree: in.Nfree, Align: align}
+		for _, p.MinBlock = range []uint32{0, f.MinBlock} {
+			if g, err := layout.NewGeometry(in.InfoOff+layout.InfoSize, p); err == nil && g == in.Geometry() {
+				return align
+			}
+		}
+	}
+	return 0
 }
 
 // judgeChain compares the arena's place and size with the grid of arenas.

@@ -1,10 +1,9 @@
-// Package check examines a BTT image offline and says what is wrong with it, in
-// words that name the place and the consequence. It writes nothing, and it reads
-// the media with code of its own: it never imports the engine, so that one bug
-// cannot blind both.
+// Package check examines a BTT image offline, says what is wrong with it, in words
+// that name the place and the consequence, and repairs it. It reads the media with
+// code of its own: it never imports the engine, so that one bug cannot blind both.
 //
-// [Inspect] reads the info blocks; [Run] goes on to the flog and the map. In the
-// order in which it happens:
+// [Inspect] reads the info blocks; [Run] goes on to the flog and the map. Both write
+// nothing. In the order in which it happens:
 //
 //  1. locate: which flavour this is, from both info blocks of arena 0 in each
 //     place where one can be.                                       locate.go
@@ -23,6 +22,18 @@
 //	map entries   0 1 2 … n-1     each owns one block, error and zero entries too
 //	lanes         0 … f-1         each owns one free block: old of its record
 //	blocks        0 1 2 … n+f-1   each owned exactly once
+//
+// # Repair
+//
+// [Repair] makes a [Plan], which is data, and carries it out stage by stage:
+//
+//	planinfo.go  info blocks, of which the plan sees the new ones through an overlay
+//	planmap.go   who gets which block, and which entries become error entries
+//	plan.go      the plan, its stages and what it refuses
+//	apply.go     the stores and drains
+//	backup.go    what was overwritten, and the way back
+//
+// docs/check.md has the rules, and all kinds of finding.
 //
 // # Interrupted writes
 //

@@ -4,13 +4,15 @@ import (
 	"errors"
 	"math"
 
+	"github.com/google/uuid"
+
 	"github.com/bttnbd/bttnbd/layout"
 	"github.com/bttnbd/bttnbd/pmem"
 )
 
 // ErrNoBTT means that nothing in the image says that there is, or was, a BTT. An
 // image with a damaged one is not an error but a report with findings.
-var ErrNoBTT = errors.New("no BTT here: no info block at offset 4096 (version 1.1) or at offset 0 (version 2.0), and no backup at the end of an arena that begins there")
+var ErrNoBTT = errors.New("no BTT here: no info block at offset 4096 (version 1.1), at offset 0 (version 2.0) or in a pmemblk pool, and no backup at the end of an arena that begins there")
 
 const (
 	page = 4096
@@ -26,6 +28,9 @@ type Options struct {
 	// MaxArena is the size at which arenas follow each other, in bytes.
 	// 0: 512 GiB, as the format says.
 	MaxArena uint64
+	// ParentUUID, if set, is what parent_uuid must be: that of the namespace. A pool
+	// knows its own.
+	ParentUUID *uuid.UUID
 	// Progress, if set, is told now and then how many of the image's map entries
 	// have been examined. It is called on the goroutine of Run.
 	Progress func(done, total uint64)
@@ -95,13 +100,17 @@ func (a *Arena) block(b layout.PostmapLBA) uint64 {
 
 // reader reads an image. It has no method that writes.
 type reader struct {
-	region   *pmem.Region
-	size     uint64
-	maxArena uint64
+	region     *pmem.Region
+	size       uint64
+	maxArena   uint64
+	wantParent *uuid.UUID
+	pool       pool
+	flavour    layout.Flavour    // found
+	overlay    map[uint64][]byte // info blocks as a repair will leave them, by offset
 }
 
 func newReader(r *pmem.Region, o Options) *reader {
-	x := &reader{region: r, size: r.Size(), maxArena: o.MaxArena}
+	x := &reader{region: r, size: r.Size(), maxArena: o.MaxArena, wantParent: o.ParentUUID}
 	if x.maxArena == 0 {
 		x.maxArena = layout.MaxArenaSize
 	}
@@ -126,13 +135,18 @@ func Inspect(r *pmem.Region, o Options) (im *Image, err error) {
 
 func (x *reader) inspect(c *collector) (*Image, error) {
 	im := &Image{Path: x.region.Path(), Size: x.size}
+	x.readPool()
 	flavour, found, err := x.locate(c)
 	if err != nil {
 		return nil, err
 	}
-	im.Flavour = flavour
+	im.Flavour, x.flavour = flavour, flavour
 	if found {
 		im.Arenas = x.arenas(c, flavour)
+	}
+	if flavour.Pool {
+		c.begin(WholeImage, 0)
+		x.judgePool(c, im)
 	}
 	return im, nil
 }

@@ -66,6 +66,9 @@ func (x *reader) copyAt(off, start uint64, f layout.Flavour) InfoCopy {
 	}
 	c.raw = make([]byte, layout.InfoSize)
 	x.region.Read(c.raw, off)
+	if b, ok := x.overlay[off]; ok {
+		copy(c.raw, b)
+	}
 	if c.Info, c.Err = layout.DecodeInfo(c.raw); c.Err == nil {
 		c.Err = c.judge(start, f)
 	}

@@ -22,6 +22,9 @@ const (
 	ArenaChain                 // nextoff is not where the next arena should be
 	ArenaGeometry              // the areas are not where any known writer puts them
 	ArenaLimits                // sound, but some systems cannot use it
+	ArenaParent                // parent_uuid is not that of the namespace or pool
+	PoolHeader                 // the header of a pool is damaged, or not of this BTT
+	PoolEmpty                  // a pool in which nothing is laid out yet
 	SpaceUnused                // room for an arena behind the last one
 	FlogPadding                // a lane does not follow the arena's padding scheme
 	FlogOldPadding             // the arena has the padding of Linux before 4.15
@@ -43,6 +46,7 @@ const (
 var kindNames = [numKinds]string{
 	"info-signature", "info-checksum", "info-version", "info-field", "info-copies", "info-flags", "info-second",
 	"arena-lost", "arena-error", "arena-truncated", "arena-mismatch", "arena-chain", "arena-geometry", "arena-limits",
+	"arena-parent", "pool-header", "pool-empty",
 	"space-unused",
 	"flog-padding", "flog-old-padding", "flog-sequence", "flog-lone", "flog-lba", "flog-block", "flog-in-flight",
 	"map-range", "map-initial", "map-error", "map-zero",

@@ -19,25 +19,33 @@ type candidate struct {
 func (x *reader) locate(c *collector) (f layout.Flavour, found bool, err error) {
 	var all, sound []candidate
 	for _, f := range layout.Flavours() {
+		if f.Pool && !x.pool.is {
+			continue // a user's data may stand in the place
+		}
 		k := candidate{f, x.arena(f, f.Start)}
 		all = append(all, k)
 		if k.arena.sound() {
 			sound = append(sound, k)
 		}
 	}
-	switch len(sound) {
-	case 0:
+	if len(sound) == 0 {
 		return x.locateDamaged(c, all)
-	case 1:
+	}
+	best := 0
+	for i := range sound {
+		if i != best && sound[i].outweighs(&sound[best]) {
+			best = i
+		}
+	}
+	for i := range sound {
+		if i != best {
+			reportSecond(c, &sound[best], &sound[i])
+		}
+	}
+	if len(sound) == 1 {
 		reportLeftover(c, all, sound[0])
-		return sound[0].flavour, true, nil
 	}
-	best, other := sound[0], sound[1]
-	if other.outweighs(&best) {
-		best, other = other, best
-	}
-	reportSecond(c, &best, &other)
-	return best.flavour, true, nil
+	return sound[best].flavour, true, nil
 }
 
 // outweighs decides between two candidates of which info blocks are sound. One is
@@ -104,6 +112,9 @@ func (x *reader) locateDamaged(c *collector, all []candidate) (layout.Flavour, b
 	for _, k := range all {
 		for _, f := range layout.Flavours() {
 			f.Start = k.flavour.Start
+			if f.Pool != k.flavour.Pool {
+				continue
+			}
 			if a := x.arena(f, f.Start); a.sound() {
 				c.add(Finding{
 					Kind: InfoVersion, Severity: Error, Offset: f.Start,
@@ -112,6 +123,9 @@ func (x *reader) locateDamaged(c *collector, all []candidate) (layout.Flavour, b
 				return f, true, nil
 			}
 		}
+	}
+	if f, ok := x.headless(); ok {
+		return f, true, nil // judgePool says what is missing
 	}
 	for _, pick := range []func(*Arena) *InfoCopy{
 		func(a *Arena) *InfoCopy { return &a.Primary },
@@ -125,9 +139,52 @@ func (x *reader) locateDamaged(c *collector, all []candidate) (layout.Flavour, b
 			}
 		}
 	}
+	for _, k := range all {
+		switch {
+		case x.unwritten(k.flavour, &k.arena):
+			reportUnwritten(c, k.flavour)
+			return k.flavour, false, nil
+		case k.flavour.Pool || x.laterArena(k.flavour) != nil:
+			c.begin(0, k.arena.Offset)
+			k.arena.reportLost(c)
+			return k.flavour, false, nil
+		}
+	}
 	path := x.region.Path()
 	if path == "" {
 		return layout.Flavour{}, false, ErrNoBTT
 	}
 	return layout.Flavour{}, false, fmt.Errorf("%s: %w", path, ErrNoBTT)
+}
+
+// headless finds the BTT of a pool without a header. It must end where the file
+// or a whole arena does: one that a user has written into his own blocks does not.
+func (x *reader) headless() (layout.Flavour, bool) {
+	for _, f := range layout.Flavours() {
+		if !f.Pool || x.pool.is {
+			continue
+		}
+		a := x.arena(f, f.Start)
+		end := min(x.size/page*page, f.Start+x.maxArena)
+		if a.Primary.Err == nil && a.Backup.Err == nil && a.end() == end {
+			return f, true
+		}
+	}
+	return layout.Flavour{}, false
+}
+
+// laterArena is the first sound arena behind arena 0 of a BTT of this flavour, at
+// the places where arenas stand; nil if there is none.
+func (x *reader) laterArena(f layout.Flavour) *Arena {
+	start := f.Start
+	for i := 1; i < maxArenas; i++ {
+		start = addSaturated(start, x.maxArena)
+		if start >= x.size {
+			return nil
+		}
+		if a := x.arena(f, start); a.sound() {
+			return &a
+		}
+	}
+	return nil
 }

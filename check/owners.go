@@ -4,16 +4,23 @@ import (
 	"fmt"
 	"math/bits"
 	"strings"
+	"sync"
 
 	"github.com/bttnbd/bttnbd/layout"
 )
 
+// sliceBlocks is how many blocks a slice of the bitmap stands for: 256 KiB of it,
+// which stay in the cache of one core while that fills it.
+const sliceBlocks = 1 << 21
+
 // owners is one bit for each internal block of an arena: somebody owns it.
 type owners struct {
-	bits   []uint64
-	n      uint32
-	shared map[layout.PostmapLBA]*holders // the first blocks found with a second owner
-	more   uint64                         // claims to a block that is taken, not in shared
+	bits  []uint64
+	n     uint32
+	locks []sync.Mutex // one for each slice of bits, held by who changes it
+
+	mu    sync.Mutex
+	twice []uint64 // blocks with more than one owner; nil: there is none
 }
 
 // holders are the owners of a block that has too many.
@@ -28,44 +35,93 @@ const maxHolders = 8
 
 func newOwners(internalNLBA uint32) *owners {
 	return &owners{
-		bits: make([]uint64, (uint64(internalNLBA)+63)/64), n: internalNLBA,
-		shared: make(map[layout.PostmapLBA]*holders),
+		bits: newBits(internalNLBA), n: internalNLBA,
+		locks: make([]sync.Mutex, (uint64(internalNLBA)+sliceBlocks-1)/sliceBlocks),
 	}
+}
+
+func newBits(n uint32) []uint64 { return make([]uint64, (uint64(n)+63)/64) }
+
+func has(set []uint64, b layout.PostmapLBA) bool { return set[b/64]&(1<<(b%64)) != 0 }
+
+// owned reports whether somebody has claimed the block.
+func (o *owners) owned(b layout.PostmapLBA) bool { return has(o.bits, b) }
+
+// shared reports whether two have.
+func (o *owners) shared(b layout.PostmapLBA) bool {
+	return o.twice != nil && uint32(b) < o.n && has(o.twice, b)
 }
 
 // claim takes a block for one more owner.
 func (o *owners) claim(b layout.PostmapLBA) {
-	word, bit := &o.bits[b/64], uint64(1)<<(b%64)
-	if *word&bit != 0 {
-		o.taken(b)
+	o.claimAll(b/sliceBlocks, []layout.PostmapLBA{b})
+}
+
+// claimAll takes blocks of one slice.
+func (o *owners) claimAll(slice layout.PostmapLBA, blocks []layout.PostmapLBA) {
+	o.locks[slice].Lock()
+	defer o.locks[slice].Unlock()
+	set := o.bits
+	for _, b := range blocks {
+		word, bit := &set[b/64], uint64(1)<<(b%64)
+		if *word&bit != 0 {
+			o.again(b/64, bit)
+		}
+		*word |= bit
 	}
-	*word |= bit
 }
 
 // claimRange takes n blocks, each for the entry of its own number.
 func (o *owners) claimRange(first layout.PostmapLBA, n uint32) {
 	for n > 0 {
+		run := min(n, sliceBlocks-uint32(first%sliceBlocks))
+		o.claimRun(first, run)
+		first, n = first+layout.PostmapLBA(run), n-run
+	}
+}
+
+// claimRun is claimRange within one slice.
+func (o *owners) claimRun(first layout.PostmapLBA, n uint32) {
+	lock := &o.locks[first/sliceBlocks]
+	lock.Lock()
+	defer lock.Unlock()
+	for n > 0 {
 		shift := uint32(first % 64)
 		run := min(n, 64-shift)
 		mask := ^uint64(0) >> (64 - run) << shift
 		word := &o.bits[first/64]
-		for both := *word & mask; both != 0; both &= both - 1 {
-			o.taken(first - layout.PostmapLBA(shift) + layout.PostmapLBA(bits.TrailingZeros64(both)))
+		if both := *word & mask; both != 0 {
+			o.again(first/64, both)
 		}
 		*word |= mask
 		first, n = first+layout.PostmapLBA(run), n-run
 	}
 }
 
-func (o *owners) taken(b layout.PostmapLBA) {
-	if _, known := o.shared[b]; known {
-		return
+// again notes that the blocks of mask in a word have more than one owner. Damage
+// is rare, so the set of them is made when it is needed.
+func (o *owners) again(word layout.PostmapLBA, mask uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.twice == nil {
+		o.twice = newBits(o.n)
 	}
-	if len(o.shared) < maxFindings {
-		o.shared[b] = new(holders)
-		return
+	o.twice[word] |= mask
+}
+
+// listShared is the first blocks with more than one owner, in order, and how many
+// more there are.
+func (o *owners) listShared() (list []layout.PostmapLBA, more uint64) {
+	for i, w := range o.twice {
+		for ; w != 0; w &= w - 1 {
+			if len(list) == maxFindings {
+				more += uint64(bits.OnesCount64(w))
+				break
+			}
+			list = append(list, layout.PostmapLBA(i*64+bits.TrailingZeros64(w)))
+		}
 	}
-	o.more++
+	return list, more
 }
 
 // eachOrphan calls fn for every run of blocks that nobody owns.
@@ -106,21 +162,20 @@ func (o *owners) reportOrphans(c *collector, a *Arena) {
 	})
 }
 
-// reportShared reports the blocks in o.shared, whose holders are known by now.
-func (o *owners) reportShared(c *collector, a *Arena, order []layout.PostmapLBA) {
-	for _, b := range order {
-		h := o.shared[b]
+// reportShared reports blocks with more than one owner, whose holders are known.
+func reportShared(c *collector, a *Arena, list []layout.PostmapLBA, shared map[layout.PostmapLBA]*holders) {
+	for _, b := range list {
+		h := shared[b]
 		f := Finding{
 			Kind: BlockDuplicate, Severity: Error, Offset: a.block(b),
 			Message: fmt.Sprintf("internal block %d belongs to %s; %s", b, h.names(a), h.consequence(a)),
-			Repair:  "point all but one of its owners at blocks that nobody owns; LBAs so moved are marked as errors",
+			Repair:  "mark its LBAs as errors, since it cannot be told whose data it holds, and give all owners but one blocks that nobody owns",
 		}
 		if len(h.lbas) > 0 {
 			f.LBA = a.lba(h.lbas[0])
 		}
 		c.add(f)
 	}
-	c.omit(BlockDuplicate, Error, o.more)
 }
 
 func (h *holders) addLane(lane layout.Lane) {

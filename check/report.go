@@ -45,12 +45,17 @@ type Report struct {
 	Schema     int           `json:"schema"`
 	Path       string        `json:"path"`
 	Size       uint64        `json:"size"`   // of the image, in bytes
-	Format     string        `json:"format"` // the flavour, "kernel" or "uefi"
+	Format     string        `json:"format"` // the flavour: "kernel", "uefi" or "pmemblk"
 	UUID       string        `json:"uuid"`
 	SectorSize uint32        `json:"sector_size"` // external_lbasize in bytes
 	Sectors    uint64        `json:"sectors"`     // external blocks of all arenas found
 	Arenas     []ArenaReport `json:"arenas"`
 	Findings   []Finding     `json:"findings"`
+	// Of a repair: what it was to do, how many steps it has done, and the check
+	// afterwards; nil if there was nothing to do.
+	Plan     *Plan   `json:"plan,omitempty"`
+	Repaired int     `json:"repaired_steps,omitempty"`
+	After    *Report `json:"after,omitempty"`
 }
 
 // Clean reports whether there is neither an error nor a warning.

@@ -14,8 +14,10 @@ import (
 // not an error; the error is [ErrNoBTT], the cause of ctx if that was cancelled, or
 // a [*pmem.FaultError] if the medium could not be read.
 //
-// It needs internal_nlba / 8 bytes of memory, 128 MiB for the largest arena there
-// can be. Nobody may write to the image meanwhile.
+// It uses all cores. Beside the mapping it needs internal_nlba / 8 bytes of memory,
+// as much again if a block has several owners, and at most 24 MiB to sort in (more
+// with hundreds of cores): 64 MiB for 512 GiB in blocks of 4096 bytes. Nobody may
+// write to the image meanwhile.
 func Run(ctx context.Context, r *pmem.Region, o Options) (rep *Report, err error) {
 	defer r.CatchFault(&err)
 	defer pmem.ArmFaults()()
@@ -29,7 +31,7 @@ func Run(ctx context.Context, r *pmem.Region, o Options) (rep *Report, err error
 	for i := range im.Arenas {
 		a := &im.Arenas[i]
 		c.begin(i, a.Offset)
-		if err := x.checkArena(ctx, c, a, &rep.Arenas[i], &p); err != nil {
+		if _, err := x.checkArena(ctx, c, a, &rep.Arenas[i], &p); err != nil {
 			return nil, err
 		}
 	}
@@ -57,44 +59,53 @@ func newReport(im *Image) *Report {
 	return rep
 }
 
-// checkArena examines flog, map and ownership of one arena.
-func (x *reader) checkArena(ctx context.Context, c *collector, a *Arena, rep *ArenaReport, p *progress) error {
+// arenaState is what an examination of flog and map has brought to light.
+type arenaState struct {
+	*mapScan
+	lanes  []laneState
+	rolled entries
+}
+
+// checkArena examines flog, map and ownership of one arena. It returns nil if the
+// arena is truncated.
+func (x *reader) checkArena(ctx context.Context, c *collector, a *Arena, rep *ArenaReport, p *progress) (*arenaState, error) {
 	if a.Missing > 0 {
 		p.add(uint64(a.Info.ExternalNLBA))
-		return nil
+		return nil, nil
 	}
-	scan := &mapScan{reader: x, c: c, a: a, owners: newOwners(a.Info.InternalNLBA)}
-	lanes, rolled := x.lanes(c, a)
-	for i := range lanes {
-		scan.owners.claim(lanes[i].claims())
-		if lanes[i].inFlight {
+	s := &arenaState{mapScan: &mapScan{reader: x, c: c, a: a, owners: newOwners(a.Info.InternalNLBA)}}
+	s.lanes, s.rolled = x.lanes(c, a)
+	for i := range s.lanes {
+		if s.lanes[i].owns {
+			s.owners.claim(s.lanes[i].claims())
+		}
+		if s.lanes[i].inFlight {
 			rep.InFlight++
 		}
 	}
-	err := scan.eachChunk(ctx, func(first layout.PremapLBA, b []byte) {
-		scan.examine(first, b)
-		p.add(uint64(len(b) / 4))
-	})
-	if err != nil {
-		return err
+	if err := s.scan(ctx, p); err != nil {
+		return nil, err
 	}
-	shared, err := scan.nameHolders(ctx, lanes, rolled)
+	claimLeft(s.lanes, s.owners)
+	list, more := s.owners.listShared()
+	shared, err := s.nameHolders(ctx, list, s.lanes, s.rolled)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	scan.owners.reportShared(c, a, shared)
-	scan.owners.reportOrphans(c, a)
+	reportShared(c, a, list, shared)
+	c.omit(BlockDuplicate, Error, more)
+	s.owners.reportOrphans(c, a)
 	rep.Checked, rep.Padding = true, a.Padding.String()
-	rep.Initial, rep.Zero = scan.count[layout.Initial], scan.count[layout.Zero]
-	rep.Error, rep.Normal = scan.count[layout.Error], scan.count[layout.Normal]
-	a.reportZeros(c, rep.Zero)
-	return nil
+	rep.Initial, rep.Zero = s.count[layout.Initial], s.count[layout.Zero]
+	rep.Error, rep.Normal = s.count[layout.Error], s.count[layout.Normal]
+	a.reportZeros(c, rep.Zero, x.flavour)
+	return s, nil
 }
 
 // reportZeros: Linux ends a page-sized read at the first zero entry and leaves
 // the rest of the buffer as it was, if a page has several sectors.
-func (a *Arena) reportZeros(c *collector, zeros uint64) {
-	if zeros == 0 || a.Info.ExternalLBASize >= page {
+func (a *Arena) reportZeros(c *collector, zeros uint64, f layout.Flavour) {
+	if zeros == 0 || a.Info.ExternalLBASize >= page || f.Pool {
 		return
 	}
 	c.add(Finding{
@@ -107,12 +118,18 @@ func (a *Arena) reportZeros(c *collector, zeros uint64) {
 // progress tells the caller how far the check is.
 type progress struct {
 	report      func(done, total uint64)
-	done, total uint64
+	done, total uint64 // in arenas that are finished, and in all
 }
 
+// add finishes an arena of so many entries.
 func (p *progress) add(entries uint64) {
 	p.done += entries
+	p.reached(0)
+}
+
+// reached: so many entries of the arena at work on have been taken up.
+func (p *progress) reached(entries uint64) {
 	if p.report != nil {
-		p.report(p.done, p.total)
+		p.report(min(p.done+entries, p.total), p.total)
 	}
 }

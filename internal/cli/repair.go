@@ -1,0 +1,183 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/pflag"
+
+	"github.com/bttnbd/bttnbd/check"
+	"github.com/bttnbd/bttnbd/pmem"
+)
+
+// repairOptions are the flags of check that change an image.
+type repairOptions struct {
+	repair  bool
+	dryRun  bool
+	adopt   bool
+	backup  string
+	restore string
+}
+
+func (o *repairOptions) addFlags(f *pflag.FlagSet) {
+	f.BoolVar(&o.repair, "repair", false, "mend what can be mended without guessing, then check again")
+	f.BoolVar(&o.dryRun, "dry-run", false, "print what a repair would do, and change nothing")
+	f.StringVar(&o.backup, "backup", "", "before a repair, save what it overwrites in this new `FILE`")
+	f.StringVar(&o.restore, "restore", "", "put back what --backup has saved in `FILE`, and do nothing else")
+	f.BoolVar(&o.adopt, "adopt", false, "take arenas with another uuid for part of this BTT")
+}
+
+// validate refuses flags that contradict each other.
+func (o *repairOptions) validate() error {
+	switch {
+	case o.restore != "" && (o.repair || o.dryRun || o.adopt || o.backup != ""):
+		return usagef("--restore stands alone: first restore, then repair")
+	case o.backup != "" && (!o.repair || o.dryRun):
+		return usagef("--backup saves what --repair overwrites: give both, without --dry-run")
+	case o.adopt && !o.repair && !o.dryRun:
+		return usagef("--adopt needs --repair or --dry-run")
+	}
+	return nil
+}
+
+// runRepair checks the image and repairs it, or says what a repair would do.
+func runRepair(ctx context.Context, stdout, stderr io.Writer, o checkOptions) (err error) {
+	r, _, err := openInspected(o.path, pmem.Options{ReadOnly: o.dryRun})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+
+	bar := newProgress(stderr, o.progress.value, o.path)
+	ro := check.RepairOptions{Options: o.options(bar), Adopt: o.adopt, DryRun: o.dryRun}
+	if o.backup != "" {
+		ro.Backup = func(p *check.Plan) error { return check.SaveBackup(o.backup, r, p) }
+	}
+	report, err := check.Repair(ctx, r, ro)
+	bar.end()
+	if err != nil {
+		return withPath(o.path, err)
+	}
+	if o.json {
+		err = writeJSON(stdout, report)
+	} else {
+		err = writeRepair(stdout, report, o.dryRun)
+	}
+	return cmp.Or(err, outcome(report))
+}
+
+// outcome is what fsck(8) tells in its exit code.
+func outcome(r *check.Report) error {
+	last := r
+	if r.After != nil {
+		last = r.After
+	}
+	switch {
+	case r.Repaired > 0 && last.Damaged():
+		return errPartly
+	case r.Repaired > 0:
+		return errRepaired
+	case last.Damaged():
+		return errDamage
+	}
+	return nil
+}
+
+// writeRepair prints the findings, a line for each step and each refusal, and one
+// that sums them up.
+func writeRepair(w io.Writer, r *check.Report, dryRun bool) error {
+	var b strings.Builder
+	for i := range r.Findings {
+		writeFinding(&b, &r.Findings[i])
+	}
+	verb := "repair"
+	if dryRun {
+		verb = "would repair"
+	}
+	for i := range r.Plan.Steps {
+		s := &r.Plan.Steps[i]
+		fmt.Fprintf(&b, "%s: %v: %soffset %d: %s\n", verb, s.Kind, place(s.Arena), s.Offset, s.Why)
+	}
+	for _, f := range r.Plan.Refused {
+		fmt.Fprintf(&b, "left: %v: %soffset %d: %s\n", f.Kind, place(f.Arena), f.Offset, f.Why)
+	}
+	if lost := r.Plan.Lost(); len(lost) > 0 {
+		fmt.Fprintf(&b, "%s: reads of %s fail until written: %s\n", r.Path, plural(uint64(len(lost)), "lba"), ranges(lost))
+	}
+	if r.After != nil {
+		fmt.Fprintf(&b, "%s: %s done, now %s\n", r.Path, plural(uint64(r.Repaired), "change"), summary(r.After))
+	} else {
+		fmt.Fprintf(&b, "%s: nothing changed, %s\n", r.Path, summary(r))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func place(arena int) string {
+	if arena == check.WholeImage {
+		return ""
+	}
+	return fmt.Sprintf("arena %d, ", arena)
+}
+
+// maxRanges is how many runs of LBAs a line names.
+const maxRanges = 20
+
+// ranges are ascending numbers as text: "3, 7-9, 12".
+func ranges(n []uint64) string {
+	var parts []string
+	for i := 0; i < len(n); {
+		j := i + 1
+		for j < len(n) && n[j] == n[j-1]+1 {
+			j++
+		}
+		if len(parts) == maxRanges {
+			parts = append(parts, fmt.Sprintf("and %d more (all with --json)", len(n)-i))
+			break
+		}
+		if j-i == 1 {
+			parts = append(parts, fmt.Sprint(n[i]))
+		} else {
+			parts = append(parts, fmt.Sprintf("%d-%d", n[i], n[j-1]))
+		}
+		i = j
+	}
+	return strings.Join(parts, ", ")
+}
+
+// runRestore undoes a repair.
+func runRestore(stdout io.Writer, o checkOptions) (err error) {
+	r, err := openRegion(o.path, pmem.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	n, err := check.Restore(o.restore, r)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return writeJSON(stdout, struct {
+			Schema   int    `json:"schema"`
+			Path     string `json:"path"`
+			Restored uint64 `json:"restored_bytes"`
+		}{check.Schema, o.path, n})
+	}
+	_, err = fmt.Fprintf(stdout, "%s: %d bytes put back as they were before the repair\n", o.path, n)
+	return err
+}
+
+// options are those of a check.
+func (o *checkOptions) options(bar *progress) check.Options {
+	c := check.Options{Progress: bar.update}
+	if o.parentGiven {
+		id := uuid.UUID(o.parent)
+		c.ParentUUID = &id
+	}
+	return c
+}
