@@ -36,4 +36,23 @@ type Backend interface {
 	// a READ too large for one buffer, since an error found after the header
 	// has gone out costs the connection.
 	Readable(off, n int64) error
+
+	// Extents tells the states of consecutive extents from off on, by calling
+	// emit with the length in bytes and the State bits of one after the other.
+	// It ends when they cover n bytes, when emit returns false, or, after at
+	// least one, when it has done work enough for one call. It never tells of
+	// more than n bytes. Neighbours may have the same state.
+	//
+	// What it tells must have been true, and durable, at one moment of the call
+	// for each extent by itself, as what ReadAt reads: a client that is told of
+	// zeros does not read them.
+	Extents(off, n int64, emit func(length int64, state uint8) bool) error
 }
+
+// State bits of an extent. None of them means data, or not known to be
+// anything else, which is always a true answer.
+const (
+	StateHole  uint8 = 1 << iota // has no storage of its own: writing it may meet ENOSPC
+	StateZero                    // reads as zeros
+	StateError                   // cannot be read (EIO) until it is written
+)

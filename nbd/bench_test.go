@@ -25,6 +25,10 @@ func (r ram) ZeroAt(off, n int64) error { clear(r[off : off+n]); return nil }
 func (ram) TrimAt(_, _ int64) error     { return nil }
 func (ram) Flush() error                { return nil }
 func (ram) Readable(_, _ int64) error   { return nil }
+func (ram) Extents(_, n int64, emit func(int64, uint8) bool) error {
+	emit(n, 0)
+	return nil
+}
 
 // batch is what a client sends at once, and how much comes back.
 type batch struct {
@@ -32,6 +36,45 @@ type batch struct {
 	send  []byte
 	reply int
 	bytes int // moved
+	form  int
+}
+
+// inForm turns a batch of READs or WRITEs into one of the forms with chunks.
+func inForm(form, depth int, name string, r nbdtest.Request) batch {
+	b := batch{name: fmt.Sprintf("%s-%s/qd%d", [...]string{structured: "structured", extended: "extended"}[form], name, depth), form: form}
+	head := []int{structured: 20, extended: 32}[form]
+	for range depth {
+		if form == extended {
+			b.send = r.Extend().AppendExtended(b.send)
+		} else {
+			b.send = r.Append(b.send)
+		}
+		switch {
+		case r.Cmd == nbd.NBD_CMD_READ:
+			b.reply += head + 8 + int(r.Length)
+		case form == structured:
+			b.reply += 16
+		default:
+			b.reply += head
+		}
+		b.bytes += int(r.Length)
+	}
+	return b
+}
+
+// chunkBatches are batches in the forms with chunks, each over a backend that
+// holds data.
+func chunkBatches() []batch {
+	var all []batch
+	for _, form := range []int{structured, extended} {
+		all = append(all,
+			inForm(form, 1, "read4k", nbdtest.Read(1, 4096, 4096)),
+			inForm(form, 16, "read4k", nbdtest.Read(1, 4096, 4096)),
+			inForm(form, 16, "write4k", nbdtest.Write(1, 4096, make([]byte, 4096))),
+			inForm(form, 1, "read1m", nbdtest.Read(1, 0, mib)),
+		)
+	}
+	return all
 }
 
 // repeat makes a batch of depth requests like r.
@@ -82,8 +125,9 @@ func TestNoAllocation(t *testing.T) {
 	if raceEnabled {
 		t.Skip("sync.Pool drops buffers at random under the race detector")
 	}
-	c := open(t, newServer(t, full(make(ram, 16*mib), 16*mib)))
-	for _, b := range batches() {
+	s := newServer(t, full(make(ram, 16*mib), 16*mib))
+	for _, b := range append(batches(), chunkBatches()...) {
+		c := openForm(t, s, b.form)
 		once := exchange(t, c, b)
 		once() // fills the pools
 		if n := testing.AllocsPerRun(100, once); n != 0 {
@@ -114,11 +158,11 @@ func BenchmarkServer(b *testing.B) {
 // operation is a batch.
 func BenchmarkTransmission(b *testing.B) {
 	s := newServer(b, full(make(ram, 16*mib), 16*mib))
-	for _, bt := range batches() {
+	for _, bt := range append(batches(), chunkBatches()...) {
 		b.Run(bt.name, func(b *testing.B) {
 			b.SetBytes(int64(bt.bytes))
 			b.ReportAllocs()
-			s.ServeConn(context.Background(), &looped{rest: hello(), batch: bt.send, n: b.N})
+			s.ServeConn(context.Background(), &looped{rest: greeting(bt.form), batch: bt.send, n: b.N})
 		})
 	}
 }

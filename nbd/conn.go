@@ -22,13 +22,16 @@ type conn struct {
 	r, w int
 	out  []byte // replies not yet sent; its capacity never grows
 
-	option   uint32 // under negotiation
-	noZeroes bool   // agreed: no exportReplyZeros
+	option uint32 // under negotiation
+	agreed terms
 
-	group group
-	n     counters
+	group   group
+	extents *extentList // nil without chunks
+	n       counters
 
 	serving atomic.Pointer[export] // exp, for Stats
+
+	leaving bool // all requests from here on are refused
 
 	mu      sync.Mutex // guards closing, and the deadlines of nc against it
 	closing bool       // answer what is received, then end
@@ -119,6 +122,9 @@ func (c *conn) fill(n int) error {
 		m, err := c.nc.Read(c.in[c.w:])
 		c.w += m
 		if err != nil && c.w-c.r < n {
+			if c.lastCall(err) {
+				continue
+			}
 			if err == io.EOF && c.w > c.r {
 				return io.ErrUnexpectedEOF
 			}
@@ -127,6 +133,21 @@ func (c *conn) fill(n int) error {
 	}
 	return nil
 }
+
+// lastCall is asked when err has ended a read. If that was an interrupt it
+// returns true, once: what a client has sent already gets its answer, a refusal,
+// instead of a closed connection. The client has until the next deadline.
+func (c *conn) lastCall(err error) bool {
+	if c.leaving || !errors.Is(err, os.ErrDeadlineExceeded) || !c.isClosing() {
+		return false
+	}
+	c.leaving = true
+	c.nc.SetReadDeadline(time.Now().Add(leaveTime))
+	return true
+}
+
+// leaveTime is for how long a connection answers refusals before it ends.
+const leaveTime = 50 * time.Millisecond
 
 // smallMove is how many bytes are moved to the front of the read buffer to
 // make room even when there is enough.

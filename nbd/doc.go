@@ -12,7 +12,7 @@
 //	  |  <-- option replies ---------|   until GO or EXPORT_NAME
 //	  |                              |
 //	  |  --- request --------------->|   any number in flight   transmission.go
-//	  |  <-- simple reply -----------|
+//	  |  <-- reply or chunks --------|
 //	  |  --- NBD_CMD_DISC ---------->|
 //
 // One goroutine serves a connection from greeting to close. It reads into one
@@ -31,9 +31,12 @@
 // # What is spoken
 //
 // Options: EXPORT_NAME, ABORT, LIST, INFO and GO, with the information types
-// EXPORT, NAME, DESCRIPTION and BLOCK_SIZE. Every other option is answered
-// NBD_REP_ERR_UNSUP. Commands: READ, WRITE, DISC, FLUSH, TRIM, CACHE and
-// WRITE_ZEROES, with simple replies. NBD_CMD_FLAG_FUA is accepted on all.
+// EXPORT, NAME, DESCRIPTION and BLOCK_SIZE; STRUCTURED_REPLY, EXTENDED_HEADERS,
+// LIST_META_CONTEXT and SET_META_CONTEXT (terms.go, meta.go). Every other option
+// is answered NBD_REP_ERR_UNSUP. Commands: READ, WRITE, DISC, FLUSH, TRIM, CACHE,
+// WRITE_ZEROES and BLOCK_STATUS, with compact or extended headers, and simple
+// replies or chunks (reply.go). NBD_CMD_FLAG_FUA is accepted on all. The table
+// in docs/protocol.md has the details.
 //
 // # Errors
 //

@@ -75,6 +75,26 @@ func errnoFor(err error, req *request) Errno {
 	return NBD_EIO
 }
 
+// explain returns what to tell a client's user about an error of the backend. The
+// backend's own words stay here: they may name files of this machine.
+func (e Errno) explain() string {
+	switch e {
+	case NBD_EIO:
+		return "input/output error of the storage behind the export"
+	case NBD_EPERM:
+		return "the storage behind the export cannot be changed"
+	case NBD_ENOSPC:
+		return "no space left on the storage behind the export"
+	case NBD_ENOMEM:
+		return "the server is out of memory"
+	case NBD_ENOTSUP:
+		return "zeroing here is no faster than writing"
+	case NBD_ESHUTDOWN:
+		return shuttingDown.text
+	}
+	return "the storage behind the export refuses the request"
+}
+
 // allowedFor returns e, or EINVAL for an ENOTSUP that the document keeps for
 // the answer to NBD_CMD_FLAG_FAST_ZERO.
 func (e Errno) allowedFor(req *request) Errno {

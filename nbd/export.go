@@ -86,9 +86,15 @@ func (e *Export) check() error {
 	return errors.Join(errs...)
 }
 
-// flags returns the transmission flags to advertise.
-func (e *Export) flags() uint16 {
+// flags returns the transmission flags to advertise under t.
+func (e *Export) flags(t *terms) uint16 {
 	f := uint16(NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE)
+	if t.chunks() {
+		f |= NBD_FLAG_SEND_DF
+	}
+	if t.extended && t.contexts != 0 && t.contextsFor == e.Name {
+		f |= NBD_FLAG_BLOCK_STATUS_PAYLOAD
+	}
 	if e.MultiConn {
 		f |= NBD_FLAG_CAN_MULTI_CONN
 	}

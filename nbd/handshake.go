@@ -22,6 +22,13 @@ func (c *conn) handshake() error {
 			return err
 		}
 	}
+	if c.agreed.contextsFor != c.exp.Name {
+		c.agreed.contexts = 0
+	}
+	c.agreed.legal = c.agreed.legalFlags()
+	if c.agreed.chunks() {
+		c.extents = newExtentList()
+	}
 	c.setDeadline(time.Time{})
 	c.serving.Store(c.exp)
 	return nil
@@ -52,7 +59,7 @@ func (c *conn) greet() error {
 	if answer&^(NBD_FLAG_C_FIXED_NEWSTYLE|NBD_FLAG_C_NO_ZEROES) != 0 {
 		return fmt.Errorf("unknown client flags %#x", answer)
 	}
-	c.noZeroes = answer&NBD_FLAG_C_NO_ZEROES != 0
+	c.agreed.noZeroes = answer&NBD_FLAG_C_NO_ZEROES != 0
 	return nil
 }
 
@@ -102,6 +109,10 @@ func (c *conn) dispatch(data []byte) error {
 		return c.optList(data)
 	case NBD_OPT_INFO, NBD_OPT_GO:
 		return c.optInfo(data)
+	case NBD_OPT_STRUCTURED_REPLY, NBD_OPT_EXTENDED_HEADERS:
+		return c.optReplies(data)
+	case NBD_OPT_LIST_META_CONTEXT, NBD_OPT_SET_META_CONTEXT:
+		return c.optMetaContext(data)
 	}
 	return c.refuse(NBD_REP_ERR_UNSUP, "option not supported")
 }
@@ -116,8 +127,13 @@ func (c *conn) tooLong(length int) error {
 		return c.optAbort()
 	case NBD_OPT_EXPORT_NAME:
 		return fmt.Errorf("export name of %d bytes", length)
-	case NBD_OPT_LIST, NBD_OPT_INFO, NBD_OPT_GO:
+	case NBD_OPT_LIST, NBD_OPT_INFO, NBD_OPT_GO, NBD_OPT_STRUCTURED_REPLY, NBD_OPT_EXTENDED_HEADERS:
 		return c.refuse(NBD_REP_ERR_INVALID, "option data too long")
+	case NBD_OPT_SET_META_CONTEXT:
+		c.agreed.contexts, c.agreed.contextsFor = 0, ""
+		return c.refuse(NBD_REP_ERR_TOO_BIG, "too many queries")
+	case NBD_OPT_LIST_META_CONTEXT:
+		return c.refuse(NBD_REP_ERR_TOO_BIG, "too many queries")
 	}
 	return c.refuse(NBD_REP_ERR_UNSUP, "option not supported")
 }
@@ -142,6 +158,9 @@ func (c *conn) optExportName(data []byte) error {
 	if c.isClosing() {
 		return errors.New("the server is shutting down")
 	}
+	if c.agreed.extended {
+		return errors.New("NBD_OPT_EXPORT_NAME after NBD_OPT_EXTENDED_HEADERS")
+	}
 	if !validName(data) {
 		return errors.New("malformed export name")
 	}
@@ -153,12 +172,28 @@ func (c *conn) optExportName(data []byte) error {
 		return err
 	}
 	c.out = be.AppendUint64(c.out, e.Size)
-	c.out = be.AppendUint16(c.out, e.flags())
-	if !c.noZeroes {
+	c.out = be.AppendUint16(c.out, e.flags(&c.agreed))
+	if !c.agreed.noZeroes {
 		c.out = append(c.out, make([]byte, exportReplyZeros)...)
 	}
 	c.exp = e
 	return nil
+}
+
+// optReplies agrees on another form of replies. Extended headers take precedence,
+// and there is no way back from them; asking again changes nothing.
+func (c *conn) optReplies(data []byte) error {
+	switch {
+	case len(data) != 0:
+		return c.refuse(NBD_REP_ERR_INVALID, "this option takes no data")
+	case c.option == NBD_OPT_EXTENDED_HEADERS:
+		c.agreed.extended = true
+	case c.agreed.extended:
+		return c.refuse(NBD_REP_ERR_EXT_HEADER_REQD, "extended headers have been agreed on")
+	default:
+		c.agreed.structured = true
+	}
+	return c.optReply(NBD_REP_ACK, nil)
 }
 
 // optList names all exports, each in a reply of its own.
@@ -220,7 +255,7 @@ func (c *conn) optInfo(data []byte) error {
 func (c *conn) describe(e *export, wishes []uint16) error {
 	b := be.AppendUint16(nil, NBD_INFO_EXPORT)
 	b = be.AppendUint64(b, e.Size)
-	b = be.AppendUint16(b, e.flags())
+	b = be.AppendUint16(b, e.flags(&c.agreed))
 	if err := c.optReply(NBD_REP_INFO, b); err != nil {
 		return err
 	}

@@ -75,12 +75,17 @@ const (
 	NBD_FLAG_SEND_RESIZE       = 1 << 9
 	NBD_FLAG_SEND_CACHE        = 1 << 10
 	NBD_FLAG_SEND_FAST_ZERO    = 1 << 11
+
+	NBD_FLAG_BLOCK_STATUS_PAYLOAD = 1 << 12
 )
 
 // Transmission.
 const (
-	NBD_REQUEST_MAGIC      = 0x25609513
-	NBD_SIMPLE_REPLY_MAGIC = 0x67446698
+	NBD_REQUEST_MAGIC          = 0x25609513
+	NBD_SIMPLE_REPLY_MAGIC     = 0x67446698
+	NBD_STRUCTURED_REPLY_MAGIC = 0x668e33ef
+	NBD_EXTENDED_REQUEST_MAGIC = 0x21e41c71
+	NBD_EXTENDED_REPLY_MAGIC   = 0x6e8a278c
 
 	NBD_CMD_READ         = 0
 	NBD_CMD_WRITE        = 1
@@ -96,6 +101,27 @@ const (
 	NBD_CMD_FLAG_DF        = 1 << 2
 	NBD_CMD_FLAG_REQ_ONE   = 1 << 3
 	NBD_CMD_FLAG_FAST_ZERO = 1 << 4
+
+	NBD_CMD_FLAG_PAYLOAD_LEN = 1 << 5
+)
+
+// Reply chunks: the flag of the last one, and the types.
+const (
+	NBD_REPLY_FLAG_DONE = 1 << 0
+
+	NBD_REPLY_TYPE_NONE             = 0
+	NBD_REPLY_TYPE_OFFSET_DATA      = 1
+	NBD_REPLY_TYPE_OFFSET_HOLE      = 2
+	NBD_REPLY_TYPE_BLOCK_STATUS     = 5
+	NBD_REPLY_TYPE_BLOCK_STATUS_EXT = 6
+	NBD_REPLY_TYPE_ERROR            = 1<<15 | 1
+	NBD_REPLY_TYPE_ERROR_OFFSET     = 1<<15 | 2
+)
+
+// Status flags of the metadata context base:allocation.
+const (
+	NBD_STATE_HOLE = 1 << 0
+	NBD_STATE_ZERO = 1 << 1
 )
 
 // The error numbers of a reply. 0 is success.
@@ -120,11 +146,22 @@ const (
 	exportReplyZeros = 124 // after them, unless NO_ZEROES was agreed
 	requestSize      = 28
 	simpleReplySize  = 16
+
+	extendedRequestSize = 32
+	structuredHeadSize  = 20                   // of a chunk: magic, flags, type, cookie, length
+	extendedHeadSize    = 32                   // … with the request's offset, and a length of 64 bits
+	maxHeadSize         = extendedHeadSize + 8 // … and the offset of data
+
+	holeSize         = 12 // payload of OFFSET_HOLE: offset, length
+	errorSize        = 6  // payload of ERROR before the message: number, length
+	extentSize       = 8  // of BLOCK_STATUS: length, flags
+	extendedExtent   = 16 // the same in BLOCK_STATUS_EXT
+	statusFilterHead = 8  // of BLOCK_STATUS with a payload: effect length
 )
 
 // Limits of the document.
 const (
-	maxString = 4096 // bytes of a name or description
+	maxString = 4096 // bytes of a name, description, message or query
 )
 
 // Limits of this server.
@@ -150,4 +187,15 @@ const (
 
 	// maxGroup is the number of WRITE requests handed to the backend at once.
 	maxGroup = 256
+
+	// minHole is the least run of zeros, in bytes, that is not sent as data in
+	// answer to a READ in chunks. What is shorter costs the client more as a
+	// chunk of its own than as data.
+	minHole = 4096
+
+	// maxExtents is the number of extents that one BLOCK_STATUS tells of.
+	maxExtents = 4096
+
+	// maxMessage is the length in bytes of an error message in transmission.
+	maxMessage = 256
 )

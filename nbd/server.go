@@ -39,7 +39,7 @@ type Server struct {
 	running sync.WaitGroup // one a connection, one a Serve; grows only while up
 
 	buffers sync.Pool // *[bufferSize]byte
-	pieces  sync.Pool // *[simpleReplySize + pieceSize]byte
+	pieces  sync.Pool // *[maxHeadSize + pieceSize]byte
 
 	mu       sync.Mutex // guards what follows, and the end of up
 	conns    map[*conn]struct{}
@@ -64,7 +64,7 @@ func NewServer(exports []Export, o Options) (*Server, error) {
 		exports: make(map[string]*export, len(exports)),
 		conns:   make(map[*conn]struct{}),
 		buffers: sync.Pool{New: func() any { return new([bufferSize]byte) }},
-		pieces:  sync.Pool{New: func() any { return new([simpleReplySize + pieceSize]byte) }},
+		pieces:  sync.Pool{New: func() any { return new([maxHeadSize + pieceSize]byte) }},
 	}
 	s.up, s.stop = context.WithCancel(context.Background())
 	var errs []error

@@ -305,7 +305,7 @@ func TestServe(t *testing.T) {
 func TestAcceptErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		s, err := nbd.NewServer([]nbd.Export{full(nbdtest.NewMemory(mib), mib)}, nbd.Options{Log: zerolog.New(&log)})
+		s, err := nbd.NewServer([]nbd.Export{full(nbdtest.NewMemory(mib), mib)}, nbd.Options{Log: zerolog.New(zerolog.SyncWriter(&log))})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -391,7 +391,7 @@ func TestStats(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	rw := st.Exports[0]
-	if want := [nbd.Commands]uint64{3, 5, 1, 1, 1, 0, 0, 1}; rw.Requests != want {
+	if want := [nbd.Commands]uint64{3, 5, 1, 1, 1, 0, 0, 0, 1}; rw.Requests != want {
 		t.Errorf("requests %v, want %v", rw.Requests, want)
 	}
 	if want := [nbd.Commands]uint64{153, 150, 0, 0, 10}; rw.Bytes != want {

@@ -34,7 +34,7 @@ type Counters struct {
 
 // Lengths of the arrays in [Counters].
 const (
-	Commands   = NBD_CMD_WRITE_ZEROES + 2 // the last stands for all unknown ones
+	Commands   = NBD_CMD_BLOCK_STATUS + 2 // the last stands for all unknown ones
 	GroupSizes = 9                        // 1 … maxGroup
 )
 
@@ -56,6 +56,8 @@ func CommandName(i int) string {
 		return "cache"
 	case NBD_CMD_WRITE_ZEROES:
 		return "write_zeroes"
+	case NBD_CMD_BLOCK_STATUS:
+		return "block_status"
 	case Commands - 1:
 		return "unknown"
 	}
@@ -75,7 +77,7 @@ type counters struct {
 func (n *counters) request(cmd uint16) { n.requests[min(cmd, Commands-1)].Add(1) }
 
 // success counts a request of known command that did what it asked.
-func (n *counters) success(req *request) { n.bytes[req.cmd].Add(uint64(req.length)) }
+func (n *counters) success(req *request) { n.bytes[req.cmd].Add(req.length) }
 
 // failure counts an error reply.
 func (n *counters) failure(e Errno) {

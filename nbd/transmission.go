@@ -1,22 +1,22 @@
 package nbd
 
-import (
-	"fmt"
-	"io"
-)
+import "fmt"
 
 // The data path, in execution order.
 //
 //	transmission   takes the next request out of the read buffer, waiting for
 //	               the client (and sending all replies before) if there is none
 //	execute        validate.go judges it; its handler runs it
-//	read           Backend.ReadAt straight into the reply buffer, behind its header
+//	read           (read.go) Backend.ReadAt straight into the reply buffer, behind
+//	               its header
 //	  readLarge    … in pieces, when it does not fit
+//	  readChunks   … with holes for what Backend.Extents tells to be zeros
 //	write          as many WRITEs as are complete in the read buffer, straight
 //	               from there, as one Backend.WriteGroup
 //	  writeLarge   … in pieces, when it does not fit
 //	flush, trim, cache, writeZeroes
-//	finish, answer append the reply
+//	blockStatus    (status.go) Backend.Extents
+//	finish, fail   (reply.go) append the reply
 //
 // Requests are executed in the order in which they arrive, one at a time. So a
 // READ sees the WRITEs in front of it, and no handler needs to look for
@@ -26,14 +26,15 @@ import (
 // (io.EOF) or cannot be followed any more.
 func (c *conn) transmission() error {
 	var req request
+	size := c.agreed.requestSize()
 	for {
-		if err := c.need(requestSize); err != nil {
+		if err := c.need(size); err != nil {
 			return err
 		}
-		if !req.decode(c.in[c.r:]) {
+		if !c.decode(&req) {
 			return fmt.Errorf("request: %w", errMagic)
 		}
-		c.r += requestSize
+		c.r += size
 		c.n.request(req.cmd)
 		if req.cmd == NBD_CMD_DISC {
 			return nil
@@ -44,15 +45,24 @@ func (c *conn) transmission() error {
 	}
 }
 
+// decode reads the request at the front of the read buffer, which holds a whole
+// header. It returns false when that has another magic than was agreed.
+func (c *conn) decode(req *request) bool {
+	if c.agreed.extended {
+		return req.decodeExtended(c.in[c.r:])
+	}
+	return req.decode(c.in[c.r:])
+}
+
 // execute runs one request and answers it. An error ends the connection.
 func (c *conn) execute(req *request) error {
-	if e := c.exp.validate(req); e != 0 {
-		return c.reject(req, e)
+	if why := c.exp.validate(req, &c.agreed); why != nil || c.leaving {
+		return c.reject(req, why)
 	}
 	switch {
 	case req.cmd == NBD_CMD_FLUSH:
 		return c.finish(req, c.exp.Backend.Flush())
-	case req.length == 0:
+	case req.length == 0 && req.cmd != NBD_CMD_BLOCK_STATUS:
 		return c.finish(req, nil) // the backend knows no empty ranges
 	}
 	switch req.cmd {
@@ -68,92 +78,27 @@ func (c *conn) execute(req *request) error {
 		// Durable on return, so FUA asks for nothing more; and ZeroAt keeps
 		// the space, so neither does NO_HOLE.
 		return c.finish(req, c.exp.Backend.ZeroAt(int64(req.offset), int64(req.length)))
+	case NBD_CMD_BLOCK_STATUS:
+		return c.blockStatus(req)
 	}
 	panic("nbd: validate let an unknown command pass")
 }
 
-// reject answers a request that the backend is not to see. The payload of a
-// WRITE is on its way all the same.
-func (c *conn) reject(req *request, e Errno) error {
-	if req.cmd == NBD_CMD_WRITE {
-		if req.length > maxDiscard {
-			return fmt.Errorf("write of %d bytes, far beyond the maximum payload %d", req.length, c.exp.MaxPayload)
+// reject answers a request that the backend is not to see. Its payload is on its
+// way all the same.
+func (c *conn) reject(req *request, why *refusal) error {
+	if n := c.agreed.payload(req); n > 0 {
+		if n > c.agreed.maxRefused(c.exp) {
+			return fmt.Errorf("command %d with a payload of %d bytes, far beyond the maximum payload %d", req.cmd, n, c.exp.MaxPayload)
 		}
-		if err := c.discard(int(req.length)); err != nil {
+		if err := c.discard(int(n)); err != nil {
 			return err
 		}
 	}
-	return c.answer(req, e)
-}
-
-// read answers a READ whose reply fits the reply buffer.
-func (c *conn) read(req *request) error {
-	size := simpleReplySize + int(req.length)
-	if size > cap(c.out) {
-		return c.readLarge(req)
+	if c.leaving {
+		why = &shuttingDown
 	}
-	if err := c.room(size); err != nil {
-		return err
-	}
-	at := len(c.out)
-	b := c.out[at : at+size]
-	if err := c.readAt(b[simpleReplySize:], int64(req.offset)); err != nil {
-		return c.finish(req, err)
-	}
-	putSimpleReply(b, req.cookie, 0)
-	c.out = c.out[:at+size]
-	c.n.success(req)
-	return nil
-}
-
-// readLarge answers a READ through a borrowed buffer, in one piece up to
-// pieceSize. A longer one cannot be held back until its last byte is read, and
-// a simple reply that has begun cannot turn into an error: so the backend is
-// asked beforehand, and if it was wrong the connection has to go.
-func (c *conn) readLarge(req *request) error {
-	if err := c.flush(); err != nil {
-		return err
-	}
-	off, rest := int64(req.offset), int(req.length)
-	if rest > pieceSize {
-		if err := c.exp.Backend.Readable(off, int64(rest)); err != nil {
-			return c.finish(req, err)
-		}
-	}
-	buf := c.s.pieces.Get().(*[simpleReplySize + pieceSize]byte)
-	defer c.s.pieces.Put(buf)
-
-	for head := simpleReplySize; rest > 0; head = 0 {
-		n := piece(off, rest)
-		b := buf[:head+n]
-		switch err := c.readAt(b[head:], off); {
-		case err != nil && head == 0:
-			return fmt.Errorf("read of %d bytes at %d, at %d after its header was sent: %w", req.length, req.offset, off, err)
-		case err != nil:
-			return c.finish(req, err)
-		}
-		if head != 0 {
-			putSimpleReply(b, req.cookie, 0)
-		}
-		if _, err := c.nc.Write(b); err != nil {
-			return err
-		}
-		off, rest = off+int64(n), rest-n
-	}
-	c.n.success(req)
-	return nil
-}
-
-// readAt is Backend.ReadAt with a short read as an error.
-func (c *conn) readAt(p []byte, off int64) error {
-	n, err := c.exp.Backend.ReadAt(p, off)
-	if err != nil && err != io.EOF {
-		return err
-	}
-	if n < len(p) {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
+	return c.fail(req, why.errno, why.text)
 }
 
 // group is a run of WRITE requests on its way to the backend.
@@ -203,14 +148,15 @@ func (c *conn) join(req *request) {
 // nextWrite takes the next request, if it is a WRITE that is valid and
 // complete in the read buffer. Everything else is left to transmission.
 func (c *conn) nextWrite(req *request) bool {
-	have := c.w - c.r - requestSize
-	if have < 0 || !req.decode(c.in[c.r:]) || req.cmd != NBD_CMD_WRITE {
+	size := c.agreed.requestSize()
+	have := c.w - c.r - size
+	if have < 0 || !c.decode(req) || req.cmd != NBD_CMD_WRITE {
 		return false
 	}
-	if req.length == 0 || uint64(req.length) > uint64(have) || c.exp.validate(req) != 0 {
+	if req.length == 0 || req.length > uint64(have) || c.exp.validate(req, &c.agreed) != nil {
 		return false
 	}
-	c.r += requestSize
+	c.r += size
 	c.n.request(req.cmd)
 	return true
 }
@@ -218,7 +164,7 @@ func (c *conn) nextWrite(req *request) bool {
 // writeLarge commits a WRITE that does not fit the read buffer, piece by piece
 // as it arrives. After an error the rest is skipped.
 func (c *conn) writeLarge(req *request) error {
-	buf := c.s.pieces.Get().(*[simpleReplySize + pieceSize]byte)
+	buf := c.s.pieces.Get().(*[maxHeadSize + pieceSize]byte)
 	defer c.s.pieces.Put(buf)
 
 	off, rest := int64(req.offset), int(req.length)
@@ -265,27 +211,4 @@ func (c *conn) trim(req *request) error {
 		err = c.exp.Backend.Flush()
 	}
 	return c.finish(req, err)
-}
-
-// finish answers req with what came of it.
-func (c *conn) finish(req *request, err error) error {
-	if err != nil {
-		return c.answer(req, errnoFor(err, req))
-	}
-	c.n.success(req)
-	return c.answer(req, 0)
-}
-
-// answer appends a reply without data.
-func (c *conn) answer(req *request, e Errno) error {
-	if err := c.room(simpleReplySize); err != nil {
-		return err
-	}
-	if e != 0 {
-		c.n.failure(e)
-	}
-	at := len(c.out)
-	c.out = c.out[:at+simpleReplySize]
-	putSimpleReply(c.out[at:], req.cookie, e)
-	return nil
 }

@@ -111,7 +111,7 @@ func TestLooseEnds(t *testing.T) {
 	}
 	for _, tc := range looseRows {
 		c := clients[tc.export]
-		r := nbdtest.Request{Flags: tc.flags, Cmd: tc.cmd, Cookie: 0x1122334455667788, Offset: tc.off, Length: tc.n}
+		r := nbdtest.Request{Flags: tc.flags, Cmd: tc.cmd, Cookie: 0x1122334455667788, Offset: tc.off, Length: uint64(tc.n)}
 		if tc.cmd == nbd.NBD_CMD_WRITE {
 			r.Data = pattern(9, int(tc.n))
 		}

@@ -18,6 +18,8 @@ var be = binary.BigEndian
 // receives.
 type Client struct {
 	net.Conn
+	Structured bool // chunks were agreed on; [Client.UseStructured] sets it
+	Extended   bool // extended headers were; [Client.UseExtended] sets it
 }
 
 // Dial connects, exchanges the greeting and enters transmission with the named
@@ -27,7 +29,7 @@ func Dial(network, addr, export string) (*Client, Info, error) {
 	if err != nil {
 		return nil, Info{}, err
 	}
-	c := &Client{nc}
+	c := &Client{Conn: nc}
 	info, err := c.Open(export)
 	if err != nil {
 		nc.Close()
@@ -194,33 +196,45 @@ type Request struct {
 	Flags, Cmd uint16
 	Cookie     uint64
 	Offset     uint64
-	Length     uint32
+	Length     uint64 // with compact headers its lower 32 bits
 	Data       []byte // payload; Length is not derived from it
 }
 
-// Append encodes r behind b.
+// AppendExtended encodes r with an extended header behind b.
+func (r Request) AppendExtended(b []byte) []byte {
+	b = be.AppendUint32(b, nbd.NBD_EXTENDED_REQUEST_MAGIC)
+	b = be.AppendUint16(b, r.Flags)
+	b = be.AppendUint16(b, r.Cmd)
+	b = be.AppendUint64(b, r.Cookie)
+	b = be.AppendUint64(b, r.Offset)
+	b = be.AppendUint64(b, r.Length)
+	return append(b, r.Data...)
+}
+
+// Append encodes r with a compact header behind b.
 func (r Request) Append(b []byte) []byte {
 	b = be.AppendUint32(b, nbd.NBD_REQUEST_MAGIC)
 	b = be.AppendUint16(b, r.Flags)
 	b = be.AppendUint16(b, r.Cmd)
 	b = be.AppendUint64(b, r.Cookie)
 	b = be.AppendUint64(b, r.Offset)
-	b = be.AppendUint32(b, r.Length)
+	b = be.AppendUint32(b, uint32(r.Length))
 	return append(b, r.Data...)
 }
 
 // Read makes a READ of n bytes.
 func Read(cookie, off uint64, n uint32) Request {
-	return Request{Cmd: nbd.NBD_CMD_READ, Cookie: cookie, Offset: off, Length: n}
+	return Request{Cmd: nbd.NBD_CMD_READ, Cookie: cookie, Offset: off, Length: uint64(n)}
 }
 
-// Write makes a WRITE of data.
+// Write makes a WRITE of data. With extended headers it needs
+// NBD_CMD_FLAG_PAYLOAD_LEN, see [Request.Extend].
 func Write(cookie, off uint64, data []byte) Request {
-	return Request{Cmd: nbd.NBD_CMD_WRITE, Cookie: cookie, Offset: off, Length: uint32(len(data)), Data: data}
+	return Request{Cmd: nbd.NBD_CMD_WRITE, Cookie: cookie, Offset: off, Length: uint64(len(data)), Data: data}
 }
 
 // Command makes a request without payload in either direction.
-func Command(cmd uint16, cookie, off uint64, n uint32) Request {
+func Command(cmd uint16, cookie, off, n uint64) Request {
 	return Request{Cmd: cmd, Cookie: cookie, Offset: off, Length: n}
 }
 
@@ -228,7 +242,11 @@ func Command(cmd uint16, cookie, off uint64, n uint32) Request {
 func (c *Client) Send(requests ...Request) error {
 	var b []byte
 	for _, r := range requests {
-		b = r.Append(b)
+		if c.Extended {
+			b = r.AppendExtended(b)
+		} else {
+			b = r.Append(b)
+		}
 	}
 	_, err := c.Write(b)
 	return err
@@ -241,7 +259,7 @@ type Reply struct {
 	Data   []byte
 }
 
-// Recv receives a reply. read is how many bytes it carries if it is without
+// Recv receives a simple reply. read is how many bytes it carries if it is without
 // error: the length of a READ, 0 for all else.
 func (c *Client) Recv(read uint32) (Reply, error) {
 	b := make([]byte, 16)
@@ -260,14 +278,14 @@ func (c *Client) Recv(read uint32) (Reply, error) {
 	return r, err
 }
 
-// Do sends one request and receives its reply.
+// Do sends one request and receives its reply, a simple one.
 func (c *Client) Do(r Request) (Reply, error) {
 	if err := c.Send(r); err != nil {
 		return Reply{}, err
 	}
 	var read uint32
 	if r.Cmd == nbd.NBD_CMD_READ {
-		read = r.Length
+		read = uint32(r.Length)
 	}
 	reply, err := c.Recv(read)
 	if err == nil && reply.Cookie != r.Cookie {

@@ -17,6 +17,7 @@ const (
 	OpTrim     Op = "trim"
 	OpFlush    Op = "flush"
 	OpReadable Op = "readable"
+	OpExtents  Op = "extents"
 )
 
 // Faulty is a backend that fails where Fault says so. What does not fail is
@@ -76,4 +77,12 @@ func (f *Faulty) Readable(off, n int64) error {
 		return err
 	}
 	return f.Backend.Readable(off, n)
+}
+
+// Extents asks Fault, then Backend.
+func (f *Faulty) Extents(off, n int64, emit func(length int64, state uint8) bool) error {
+	if err := f.Fault(OpExtents, off, n); err != nil {
+		return err
+	}
+	return f.Backend.Extents(off, n, emit)
 }
