@@ -16,6 +16,17 @@ var (
 	hasERMS       = cpuid7()&(1<<9) != 0
 )
 
+// Instructions names what this build and processor write cache lines back with.
+func Instructions() string {
+	switch {
+	case hasCLWB:
+		return "clwb"
+	case hasCLFLUSHOPT:
+		return "clflushopt"
+	}
+	return "clflush"
+}
+
 // batch bounds one call of assembly, which Go cannot preempt: 1 MiB takes some
 // 100 µs, and for no longer is a garbage collection held up.
 const batch = 1 << 20

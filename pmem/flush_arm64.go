@@ -13,6 +13,14 @@ const (
 // logarithm of its size in 4-byte words.
 var lineSize = uintptr(4) << (ctrEL0() >> 16 & 15)
 
+// Instructions names what this build and processor write cache lines back with.
+func Instructions() string {
+	if cpu.ARM64.HasDCPOP {
+		return "dc cvap"
+	}
+	return "dc cvac"
+}
+
 // batch bounds one call of assembly, which Go cannot preempt.
 const batch = 1 << 20
 

@@ -11,6 +11,9 @@ const (
 	hasStream = false
 )
 
+// Instructions names what this build and processor write cache lines back with.
+func Instructions() string { return "no cache-line write-back" }
+
 func flushLines([]byte) { panic("pmem: no cache-line write-back in this build") }
 
 func streamCopy(dst, src []byte) { copy(dst, src) }

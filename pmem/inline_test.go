@@ -1,3 +1,5 @@
+//go:build amd64 || arm64
+
 package pmem
 
 import (
@@ -9,7 +11,8 @@ import (
 
 // Goal: the operations of the data path that are single instructions stay inlined.
 // They are close to the compiler's budget; a change that goes over it costs a call
-// on every map lookup and must be a decision.
+// on every map lookup and must be a decision. Where bytes must be swapped they are
+// over it.
 func TestInlined(t *testing.T) {
 	gotool, err := exec.LookPath("go")
 	if err != nil {

@@ -266,7 +266,8 @@ func (f *file) mmap(size uint64, st *unix.Stat_t, m Mode) ([]byte, Durability, e
 		// Device DAX has no page cache and refuses msync.
 		unix.Munmap(mem)
 		return nil, 0, fmt.Errorf("%s: this build has no cache-line write-back, which device DAX needs", f.path)
-	case inMemory(f.fd):
+	case st.Mode&unix.S_IFMT == unix.S_IFREG && inMemory(f.fd):
+		// Not of a device: that would be the filesystem /dev, which is in memory.
 		return mem, Process, nil
 	}
 	return mem, Msync, nil
