@@ -5,13 +5,15 @@ export GOTOOLCHAIN ?= auto
 
 GO ?= go
 
-.PHONY: build run test deps lint fuzz clean
+.PHONY: build run test deps lint fuzz soak bench vm-test mutants mutants-models mutants-doc clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
 
-# Serves a 1 GiB device kept in ./disk.btt until Ctrl-C.
-run: build
+# Builds, and serves a 1 GiB image kept in ./disk.btt until Ctrl-C.
+# Without a shell in between, so that who ends make ends the server.
+run: export GO := $(GO)
+run:
 	@scripts/run
 
 # The whole test run: what CI runs.
@@ -29,6 +31,32 @@ lint:
 # Every fuzz target for FUZZTIME each (default 1m).
 fuzz:
 	@scripts/fuzz -t $(or $(FUZZTIME),1m)
+
+# Kills the server under load, CYCLES times on each kind of image (default 1000).
+soak:
+	@scripts/deps
+	BTTNBD_KILL_CYCLES=$(or $(CYCLES),1000) $(GO) test ./test -run TestKillHistory -v -timeout 0
+
+# Measures us beside our peers, in pairs; needs a quiet machine.
+bench:
+	@scripts/deps
+	$(GO) run ./internal/bench $(BENCH)
+
+# The part of `make test` that boots Linux guests; it needs no root and no KVM.
+vm-test:
+	@scripts/test vm
+
+# Breaks the code in one place at a time: the tests must notice each time.
+mutants:
+	@$(GO) run ./internal/mutate $(if $(ONLY),-only '$(ONLY)')
+
+# The same, and what tests with a weaker idea of a crash would notice; longer.
+mutants-models:
+	@$(GO) run ./internal/mutate -models
+
+# The same, and docs/mutants.md written anew from what was seen.
+mutants-doc:
+	@$(GO) run ./internal/mutate -models -doc docs/mutants.md
 
 # Build output only; a disk.btt made by `make run` holds data and stays.
 clean:

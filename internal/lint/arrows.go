@@ -43,6 +43,10 @@ var arrows = map[string]imports{
 	"nbd":           {code: []string{zerolog}, tests: []string{"nbd/nbdtest"}},
 	"nbd/nbdtest":   {code: []string{"nbd"}},
 
+	"internal/convert": {
+		code:  []string{"btt", "layout", "pmem", uuid, xsys},
+		tests: []string{"check", "pmem/pmemtest"},
+	},
 	"internal/units":     {},
 	"internal/signature": {code: []string{"layout"}, tests: []string{uuid}},
 	"internal/cli": {
@@ -53,10 +57,18 @@ var arrows = map[string]imports{
 	"cmd/bttcheck": {code: []string{"internal/cli"}},
 
 	"fuzz":                {tests: []string{anything, uuid}},
-	"test":                {tests: []string{"internal/linear"}}, // its tests know the binaries only
+	"test":                {tests: []string{"internal/linear", "nbd/nbdtest"}}, // its tests know the binaries only
+	"internal/bench":      {code: []string{"btt", "layout", "pmem", uuid}},
 	"internal/linear":     {tests: []string{porcupine}},
 	"internal/lint":       {},
+	"internal/mutate":     {},
 	"internal/testreport": {},
+
+	"internal/vm":       {code: []string{xsys}},
+	"internal/vm/vmrun": {code: []string{"internal/vm"}},
+	"test/vm":           {tests: []string{"internal/vm", "nbd/nbdtest", "test/vm/workload"}},
+	"test/vm/guest":     {code: []string{"test/vm/workload"}},
+	"test/vm/workload":  {},
 }
 
 func (in imports) allow(imported string, test bool) bool {

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// result is what the pairs of a row came to: medians, and the spread of the ratio.
+type result struct {
+	Name      string      `json:"name"`
+	Peer      string      `json:"peer"`
+	Unit      string      `json:"unit"`
+	Pairs     int         `json:"pairs"`
+	Ours      measurement `json:"ours"`
+	Theirs    measurement `json:"theirs"`
+	Ratio     float64     `json:"ratio"`
+	Low       float64     `json:"ratio_low"`
+	High      float64     `json:"ratio_high"`
+	Target    float64     `json:"target,omitempty"`
+	RatioCPU  float64     `json:"ratio_cpu,omitempty"`
+	TargetCPU float64     `json:"target_cpu,omitempty"`
+}
+
+func (r result) String() string {
+	return fmt.Sprintf("%s against %s: %.2f (%.2f to %.2f)", r.Name, r.Peer, r.Ratio, r.Low, r.High)
+}
+
+// run measures the two sides in alternation; who goes first alternates too, so
+// that neither always finds the caches as the other left them.
+func (b bout) run(pairs int, d time.Duration) (result, error) {
+	us, them, done, err := b.prepare()
+	if err != nil {
+		return result{}, err
+	}
+	defer done()
+	var ours, theirs []measurement
+	for i := range pairs + 1 {
+		first, second := &ours, &theirs
+		a, c := us, them
+		if i%2 == 1 {
+			first, second, a, c = second, first, c, a
+		}
+		length := d
+		if i == 0 {
+			length = d / 4 // warms up, and is thrown away
+		}
+		for _, s := range []struct {
+			side side
+			into *[]measurement
+		}{{a, first}, {c, second}} {
+			m, err := s.side(length)
+			if err != nil {
+				return result{}, err
+			}
+			if i > 0 {
+				*s.into = append(*s.into, m)
+			}
+		}
+	}
+	return b.judge(ours, theirs), nil
+}
+
+func (b bout) judge(ours, theirs []measurement) result {
+	rate := func(m measurement) float64 { return m.Rate }
+	cpu := func(m measurement) float64 { return m.CPU }
+	r := result{
+		Name: b.name, Peer: b.peer, Unit: b.unit, Pairs: len(ours), Target: b.target, TargetCPU: b.targetCPU,
+		Ours:   measurement{median(each(ours, rate)), median(each(ours, cpu))},
+		Theirs: measurement{median(each(theirs, rate)), median(each(theirs, cpu))},
+	}
+	var ratios, cpus []float64
+	for i := range ours {
+		ratios = append(ratios, ours[i].Rate/theirs[i].Rate)
+		if theirs[i].CPU > 0 {
+			cpus = append(cpus, ours[i].CPU/theirs[i].CPU)
+		}
+	}
+	r.Ratio, r.Low, r.High = median(ratios), slices.Min(ratios), slices.Max(ratios)
+	if len(cpus) > 0 {
+		r.RatioCPU = median(cpus)
+	}
+	return r
+}
+
+func each(ms []measurement, f func(measurement) float64) (vs []float64) {
+	for _, m := range ms {
+		vs = append(vs, f(m))
+	}
+	return vs
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}
