@@ -31,6 +31,8 @@ type conn struct {
 
 	serving atomic.Pointer[export] // exp, for Stats
 
+	failures uint64 // requests that the backend failed; see report
+
 	leaving bool // all requests from here on are refused
 
 	mu      sync.Mutex // guards closing, and the deadlines of nc against it

@@ -185,6 +185,7 @@ func (c *conn) putReadHead(b []byte, req *request, flags uint16, off uint64, n i
 // failRead answers a READ that the backend could not go on with at off.
 func (c *conn) failRead(req *request, err error, off int64) error {
 	e := errnoFor(err, req)
+	c.report(req, e, err)
 	return c.failAt(req, e, e.explain(), off)
 }
 

@@ -14,6 +14,7 @@ package nbd
 func (c *conn) finish(req *request, err error) error {
 	if err != nil {
 		e := errnoFor(err, req)
+		c.report(req, e, err)
 		return c.fail(req, e, e.explain())
 	}
 	c.n.success(req)
