@@ -26,6 +26,8 @@ func TestFailuresAreLogged(t *testing.T) {
 		c.want(nbd.NBD_EIO, nbdtest.Read(1, 4096, 512), "read")
 	}
 	c.want(nbd.NBD_EINVAL, nbdtest.Read(1, mib, 512), "read past the end")
+	c.Conn.Close()
+	<-c.over // the log is written by then
 	lines := strings.Count(log.String(), "request failed")
 	if lines != 4 || !strings.Contains(log.String(), `"command":"read","offset":4096,"length":512`) {
 		t.Errorf("%d lines:\n%s", lines, &log)
