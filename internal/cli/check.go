@@ -15,15 +15,20 @@ import (
 )
 
 type checkOptions struct {
-	path     string
-	json     bool
-	progress choiceFlag
+	path        string
+	json        bool
+	progress    choiceFlag
+	parent      uuidFlag
+	parentGiven bool // also as zeros
+	repairOptions
 }
 
 func (o *checkOptions) addFlags(f *pflag.FlagSet) {
 	o.progress = newChoice("auto", "always", "never")
 	f.BoolVar(&o.json, "json", false, "print one JSON object")
 	f.Var(&o.progress, "progress", "show on stderr how far the check is; auto: on a terminal")
+	f.Var(&o.parent, "parent-uuid", "uuid that the namespace has, to compare with the image's, or to repair that; zeros: none")
+	o.repairOptions.addFlags(f)
 }
 
 // NewCheck is the command check; name is what the user calls it.
@@ -33,12 +38,25 @@ func NewCheck(name string) *cobra.Command {
 		Use:   name + " [flags] PATH",
 		Short: "Check an image that is not in use",
 		Long: `Check the info blocks, the flog and the map of a BTT, and that every internal
-block has exactly one owner. Nothing is changed. Each finding is one line.`,
-		Example:     "  bttcheck disk.img\n  bttnbd check --json /dev/pmem0",
+block has exactly one owner. Nothing is changed unless --repair is given. Each
+finding is one line.
+
+A repair never guesses whose data is in a block: an LBA of which that is not known
+fails to read until it is written. It can be interrupted and run again.`,
+		Example:     "  bttcheck disk.img\n  bttnbd check --json /dev/pmem0\n  bttcheck --dry-run disk.img\n  bttcheck --repair --backup undo disk.img\n  bttcheck --restore undo disk.img",
 		Annotations: map[string]string{exitStatus: fsckStatus},
 		Args:        onePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.path = args[0]
+			o.path, o.parentGiven = args[0], cmd.Flags().Changed("parent-uuid")
+			if err := o.validate(); err != nil {
+				return err
+			}
+			switch {
+			case o.restore != "":
+				return runRestore(cmd.OutOrStdout(), o)
+			case o.repair || o.dryRun:
+				return runRepair(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o)
+			}
 			return runCheck(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o)
 		},
 	}
@@ -47,14 +65,14 @@ block has exactly one owner. Nothing is changed. Each finding is one line.`,
 }
 
 func runCheck(ctx context.Context, stdout, stderr io.Writer, o checkOptions) (err error) {
-	r, err := openRegion(o.path, pmem.Options{ReadOnly: true})
+	r, _, err := openInspected(o.path, pmem.Options{ReadOnly: true})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 
 	bar := newProgress(stderr, o.progress.value, o.path)
-	report, err := check.Run(ctx, r, check.Options{Progress: bar.update})
+	report, err := check.Run(ctx, r, o.options(bar))
 	bar.end()
 	if err != nil {
 		return withPath(o.path, err)

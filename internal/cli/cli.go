@@ -33,7 +33,7 @@ through one is, after any crash, wholly old or wholly new.`,
 			return noSuchCommand(cmd, args)
 		},
 	}
-	root.AddCommand(newCreate(), newServe(), newInfo(), NewCheck("check"), newVersion())
+	root.AddCommand(newCreate(), newServe(), newInfo(), NewCheck("check"), newConvert(), newVersion())
 	return root
 }
 
@@ -44,6 +44,11 @@ func settle(root *cobra.Command) {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(flagError)
 	root.SetUsageTemplate(root.UsageTemplate() + exitStatusTemplate)
+	root.SetHelpCommand(newHelp())
+	root.Version = thisBuild().String()
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	root.InitDefaultVersionFlag()
+	root.Flags().Lookup("version").Usage = "print the version and what it was built from"
 }
 
 // exitStatusTemplate prints what a command says under [exitStatus].
@@ -55,13 +60,44 @@ Exit status:
 // exitStatus is the annotation of a command that explains its exit codes.
 const exitStatus = "exit status"
 
-// Main runs root with args and returns the code to exit with. SIGINT and SIGTERM
-// end the context of the command; a second one ends the process.
+// newHelp is the command help, which exists where there are others.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Show the help of a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			switch {
+			case err != nil, len(rest) > 0 && about == cmd.Root():
+				return noSuchCommand(cmd.Root(), args)
+			case len(rest) > 0:
+				return usagef("%q is no command of %s: see %s --help", rest[0], about.CommandPath(), about.CommandPath())
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
+}
+
+// helpFlag turns "help", said to a root without commands, into --help, unless there
+// is a file of that name.
+func helpFlag(root *cobra.Command, args []string) []string {
+	if root.HasSubCommands() || len(args) != 1 || args[0] != "help" {
+		return args
+	}
+	if _, err := os.Lstat("help"); err == nil {
+		return args
+	}
+	return []string{"--help"}
+}
+
+// Main runs root with args and returns the code to exit with. SIGINT, SIGTERM and
+// SIGHUP end the context of the command; a second one ends the process.
 func Main(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	ctx, stop := withSignals(context.Background())
 	defer stop()
 	settle(root)
-	root.SetArgs(args)
+	root.SetArgs(helpFlag(root, args))
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
@@ -75,6 +111,9 @@ func withSignals(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // as under nohup(1)
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	go func() {
 		<-signals
 		cancel(errInterrupted)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bttnbd/bttnbd/layout"
+	"github.com/bttnbd/bttnbd/pmem"
 )
 
 // Goal: every outcome has the exit code that the help promises.
@@ -83,6 +84,37 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// Goal: only the holes of a file are passed over in the search for data, and every
+// extent behind one is searched; to be interrupted is not to find nothing.
+func TestFirstByte(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 32<<20); err != nil {
+		t.Fatal(err)
+	}
+	r, err := pmem.Open(path, pmem.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if at, found, err := firstByte(t.Context(), r); found || err != nil {
+		t.Errorf("zeros: found %v at %d, %v", found, at, err)
+	}
+	for _, want := range []uint64{32<<20 - 8, 20<<20 + 4088, 5 << 20, 0} {
+		r.Store64(want, 1)
+		if at, found, err := firstByte(t.Context(), r); !found || at != want || err != nil {
+			t.Errorf("found %v at %d, %v, want %d", found, at, err, want)
+		}
+	}
+	stopped, stop := context.WithCancelCause(t.Context())
+	stop(errInterrupted)
+	if _, _, err := firstByte(stopped, r); exitCode(err, false) != exitInterrupted {
+		t.Errorf("interrupted: %v", err)
+	}
+}
+
 // Goal: a plan covers the file with arenas, what will be written lies in order and
 // without overlap up to their end, and too small and too large is refused.
 func TestPlan(t *testing.T) {
@@ -107,7 +139,7 @@ func TestPlan(t *testing.T) {
 			}
 			for _, zeroed := range []bool{true, false} {
 				end := uint64(0)
-				for _, e := range p.written(zeroed) {
+				for _, e := range p.written(f, zeroed) {
 					if e.off < end || e.n == 0 {
 						t.Errorf("%s, %d bytes: extent at %d overlaps what ends at %d", f.Name, c.size, e.off, end)
 					}

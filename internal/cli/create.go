@@ -22,7 +22,7 @@ type createOptions struct {
 	size       sizeFlag
 	sectorSize choiceFlag
 	format     choiceFlag
-	uuid       uuidFlag
+	uuid       ownUUIDFlag
 	parentUUID uuidFlag
 	force      bool
 	allocate   bool
@@ -30,11 +30,11 @@ type createOptions struct {
 }
 
 func (o *createOptions) addFlags(f *pflag.FlagSet) {
-	o.sectorSize = newChoice("4096", "512")
-	o.format = newChoice(layout.Kernel.Name, layout.UEFI.Name)
+	o.sectorSize = newChoice("4096", "512", "520", "528", "1024", "2048", "4104", "4160", "4224", "8192", "16384", "65536")
+	o.format = newChoice(layout.Kernel.Name, layout.UEFI.Name, layout.PMEMBLK.Name)
 	f.Var(&o.size, "size", "size of the image file; needed for a new file (512M, 1G, 2T …)")
 	f.Var(&o.sectorSize, "sector-size", "bytes that are written all or not at all")
-	f.Var(&o.format, "format", "kernel: version 1.1, as Linux and QEMU expect; uefi: version 2.0")
+	f.Var(&o.format, "format", "kernel: version 1.1, as Linux and QEMU expect; uefi: version 2.0; pmemblk: a pool of PMDK")
 	f.Var(&o.uuid, "uuid", "uuid of the BTT (default random)")
 	f.Var(&o.parentUUID, "parent-uuid", "uuid of the namespace that the image will be the content of (default none)")
 	f.BoolVar(&o.force, "force", false, "overwrite whatever is there")
@@ -48,10 +48,15 @@ func newCreate() *cobra.Command {
 		Use:   "create [flags] PATH",
 		Short: "Make an image, or lay one out on a device",
 		Long: `Make a BTT image: a new file of --size, or the whole of an existing file or
-device. What already holds something is left alone, unless --force is given.
+device. Without --force, one that holds anything but zeros is left alone; to be
+sure of that, all of it is read.
 
 Sizes are in bytes; K, M, G, T are powers of 1024, kB, MB, GB, TB of 1000. An
-image is a little larger than what it can hold; the usable size is printed.`,
+image is a little larger than what it can hold; the usable size is printed.
+
+A sector is written all or not at all. Linux knows 512 and 4096, and those with a
+few bytes more, which it keeps for integrity data; sectors of 8192, 16384 and
+65536 bytes are for other users, a database with pages of that size say.`,
 		Example: `  bttnbd create --size 1G disk.img
   bttnbd create --sector-size 512 --format uefi /dev/pmem0`,
 		Annotations: map[string]string{exitStatus: commonStatus},
@@ -72,7 +77,7 @@ func runCreate(ctx context.Context, stdout, stderr io.Writer, o createOptions) e
 	}
 	lay := spec.makeOver
 	if _, err := os.Stat(o.path); errors.Is(err, fs.ErrNotExist) {
-		if o.size == 0 {
+		if o.size == 0 && dangling(o.path) == "" {
 			return usagef("%s: does not exist: give the size of the new file, like --size 1G", o.path)
 		}
 		lay = spec.makeNew
@@ -82,7 +87,7 @@ func runCreate(ctx context.Context, stdout, stderr io.Writer, o createOptions) e
 		return err
 	}
 	if p.unused > 0 {
-		fmt.Fprintf(stderr, "bttnbd: %s: the last %d bytes stay unused: an arena is a multiple of 4096 bytes and at least 16 MiB\n", o.path, p.unused)
+		fmt.Fprintf(stderr, "bttnbd: %s: the last %s unused: an arena is a multiple of 4096 bytes and at least 16 MiB\n", o.path, stay(p.unused))
 	}
 	if o.json {
 		return writeJSON(stdout, created{
@@ -93,6 +98,14 @@ func runCreate(ctx context.Context, stdout, stderr io.Writer, o createOptions) e
 	_, err = fmt.Fprintf(stdout, "%s: %s usable, sector size %d, format %s, uuid %v\n",
 		o.path, units.Human(p.usable), spec.sectorSize, spec.flavour.Name, spec.uuid)
 	return err
+}
+
+// stay is n bytes as the subject of "unused".
+func stay(n uint64) string {
+	if n == 1 {
+		return "byte stays"
+	}
+	return units.Human(n) + " stay"
 }
 
 // created is what create --json prints. Sizes are in bytes.
@@ -113,15 +126,25 @@ func (o *createOptions) spec() (*imageSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	id := uuid.UUID(o.uuid)
+	id := uuid.UUID(o.uuid.uuidFlag)
 	if id == uuid.Nil {
 		if id, err = uuid.NewRandom(); err != nil {
 			return nil, fmt.Errorf("making a random uuid: %w: give one with --uuid", err)
 		}
 	}
+	sector := sectorBytes(o.sectorSize)
+	if !flavour.Pool && (sector == 1024 || sector == 2048) {
+		return nil, usagef("--sector-size %d is for --format pmemblk: Linux would take an image of another format for a disk of 512-byte sectors", sector)
+	}
+	parent := uuid.UUID(o.parentUUID)
+	if flavour.Pool && parent == uuid.Nil {
+		if parent, err = uuid.NewRandom(); err != nil { // every pool set has one
+			return nil, fmt.Errorf("making a random uuid: %w: give one with --parent-uuid", err)
+		}
+	}
 	return &imageSpec{
-		path: o.path, size: uint64(o.size), sectorSize: sectorBytes(o.sectorSize), flavour: flavour,
-		uuid: id, parentUUID: uuid.UUID(o.parentUUID), allocate: o.allocate, force: o.force,
+		path: o.path, size: uint64(o.size), sectorSize: sector, flavour: flavour,
+		uuid: id, parentUUID: parent, allocate: o.allocate, force: o.force,
 	}, nil
 }
 

@@ -17,6 +17,7 @@ const (
 
 // Exit codes of check, those of fsck(8). They are bits.
 const (
+	fsckRepaired  = 1  // errors corrected
 	fsckDamage    = 4  // errors left uncorrected
 	fsckFailed    = 8  // operational error: could not check
 	fsckUsage     = 16 // usage error
@@ -29,12 +30,14 @@ const (
   1    failure
   64   usage error
   130  interrupted`
-	serveStatus = `  0    stopped by SIGTERM or SIGINT, everything flushed
+	serveStatus = `  0    stopped by SIGTERM, SIGINT or SIGHUP, everything flushed
   1    failure
   64   usage error
   130  stopped by a second signal`
 	fsckStatus = `  0    clean
-  4    damage found
+  1    damage repaired, all of it
+  4    damage found, or left by a repair
+  5    damage repaired in part
   8    could not check
   16   usage error
   32   cancelled`
@@ -44,6 +47,10 @@ var (
 	errInterrupted = errors.New("interrupted")
 	// errDamage: check has found damage, and its report has said so.
 	errDamage = errors.New("damage found")
+	// errRepaired and errPartly: a repair has changed something, and its report says
+	// whether damage is left.
+	errRepaired = errors.New("damage repaired")
+	errPartly   = errors.New("damage repaired in part")
 )
 
 // usageError is a mistake on the command line.
@@ -67,6 +74,10 @@ func exitCode(err error, fsck bool) int {
 		return pick(fsck, fsckCancelled, exitInterrupted)
 	case errors.Is(err, errDamage):
 		return fsckDamage
+	case errors.Is(err, errRepaired):
+		return fsckRepaired
+	case errors.Is(err, errPartly):
+		return fsckRepaired | fsckDamage
 	}
 	return pick(fsck, fsckFailed, exitFailure)
 }
@@ -85,7 +96,7 @@ func isInterrupt(err error) bool {
 // errorLine is what to print for err: one line whatever it holds, "" for nothing.
 func errorLine(err error) string {
 	switch {
-	case err == nil, errors.Is(err, errDamage):
+	case err == nil, errors.Is(err, errDamage), errors.Is(err, errRepaired), errors.Is(err, errPartly):
 		return ""
 	case isInterrupt(err):
 		return errInterrupted.Error()

@@ -2,8 +2,8 @@ package cli
 
 import (
 	"errors"
-	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/bttnbd/bttnbd/btt"
@@ -56,39 +56,29 @@ func parseExportArgs(args []string) ([]exportArg, error) {
 func sameFile(a, b string) bool {
 	sa, errA := os.Stat(a)
 	sb, errB := os.Stat(b)
-	return a == b || errA == nil && errB == nil && os.SameFile(sa, sb)
+	return filepath.Clean(a) == filepath.Clean(b) || errA == nil && errB == nil && os.SameFile(sa, sb)
 }
 
 // image is an open export.
 type image struct {
 	exportArg
 	dev        *btt.Device
+	fileSize   uint64
 	durability pmem.Durability
 }
 
 // openImage opens the image for its one owner, and recovers it.
 func openImage(e exportArg, o pmem.Options) (*image, error) {
-	r, err := openRegion(e.path, o)
+	r, err := pmem.Open(e.path, o)
 	if err != nil {
-		return nil, err
+		return nil, advise(err, e.path, o.ReadOnly, ", or serve it with --read-only")
 	}
 	defer pmem.ArmFaults()()
 	dev, err := btt.Open(r, btt.Options{})
 	if err != nil {
 		return nil, errors.Join(adviseBTT(e.path, err), r.Close())
 	}
-	return &image{e, dev, r.Durability()}, nil
-}
-
-// adviseBTT says what to do about an image that does not open.
-func adviseBTT(path string, err error) error {
-	switch {
-	case errors.Is(err, btt.ErrNoBTT):
-		return fmt.Errorf("%s: %w: check the path, or lay one out with bttnbd create %s", path, err, path)
-	case errors.Is(err, btt.ErrAmbiguous):
-		return fmt.Errorf("%s: %w: see bttnbd info %s", path, err, path)
-	}
-	return withPath(path, err)
+	return &image{e, dev, r.Size(), r.Durability()}, nil
 }
 
 // export declares what the image can do.

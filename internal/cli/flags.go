@@ -58,6 +58,20 @@ func (u *uuidFlag) Set(text string) error {
 	return nil
 }
 
+// ownUUIDFlag is a uuidFlag of a BTT itself, which must have one.
+type ownUUIDFlag struct{ uuidFlag }
+
+// Set refuses the UUID of zeros, which would be "not given".
+func (u *ownUUIDFlag) Set(text string) error {
+	if err := u.uuidFlag.Set(text); err != nil {
+		return err
+	}
+	if u.uuidFlag == (uuidFlag{}) {
+		return errors.New("a BTT cannot have the UUID of zeros: leave it out for a random one")
+	}
+	return nil
+}
+
 // choiceFlag is a flag that takes one of a few words.
 type choiceFlag struct {
 	value   string
@@ -81,19 +95,39 @@ func (c *choiceFlag) Set(text string) error {
 func flagError(cmd *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
 	var invalid *pflag.InvalidValueError
+	var missing *pflag.ValueRequiredError
+	var syntax *pflag.InvalidSyntaxError
 	if given := cmd.Flags().Args(); cmd.HasSubCommands() && len(given) > 0 {
 		return noSuchCommand(cmd, given) // its flags are unknown because it is
 	}
 	switch {
 	case errors.As(err, &unknown):
-		name := unknown.GetSpecifiedName()
-		if similar := similarFlag(cmd, name); similar != "" && unknown.GetSpecifiedShortnames() == "" {
-			return usagef("unknown flag --%s: did you mean --%s?", name, similar)
-		}
+		return unknownFlag(cmd, unknown)
+	case errors.As(err, &missing):
+		f := missing.GetFlag()
+		name, usage := pflag.UnquoteUsage(f)
+		return usagef("--%s needs a value, %s: %s", f.Name, name, usage)
 	case errors.As(err, &invalid):
-		return usagef("--%s %s: %v", invalid.GetFlag().Name, invalid.GetValue(), invalid.Unwrap())
+		f := invalid.GetFlag()
+		if f.Value.Type() == "bool" {
+			return usagef("--%s takes no value: give --%s, or leave it out", f.Name, f.Name)
+		}
+		return usagef("--%s %s: %v", f.Name, invalid.GetValue(), invalid.Unwrap())
+	case errors.As(err, &syntax):
+		return usagef("%s is no flag: write --name or --name=value, see %s --help", syntax.GetSpecifiedFlag(), cmd.CommandPath())
 	}
 	return usagef("%v: see %s --help", err, cmd.CommandPath())
+}
+
+func unknownFlag(cmd *cobra.Command, e *pflag.NotExistError) error {
+	name := e.GetSpecifiedName()
+	if e.GetSpecifiedShortnames() != "" {
+		return usagef("unknown flag -%s: see %s --help", name, cmd.CommandPath())
+	}
+	if similar := similarFlag(cmd, name); similar != "" {
+		return usagef("unknown flag --%s: did you mean --%s?", name, similar)
+	}
+	return usagef("unknown flag --%s: see %s --help", name, cmd.CommandPath())
 }
 
 // similarFlag is the flag of cmd that name was probably meant to be, or "".

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bttnbd/bttnbd/btt"
-	"github.com/bttnbd/bttnbd/internal/signature"
 	"github.com/bttnbd/bttnbd/internal/units"
 	"github.com/bttnbd/bttnbd/layout"
 	"github.com/bttnbd/bttnbd/pmem"
@@ -48,24 +47,26 @@ type plannedArena struct {
 // plan settles what can be had out of size bytes. It touches nothing.
 func (s *imageSpec) plan(size uint64) (imagePlan, error) {
 	least := s.flavour.Start + layout.MinArenaSize
-	if size < least {
-		return imagePlan{}, fmt.Errorf("%s: %s is too small for a BTT of format %s: give it at least %s (%d bytes)",
-			s.path, units.Human(size), s.flavour.Name, units.Compact(least), least)
+	complain := fmt.Errorf
+	if s.size != 0 {
+		complain = usagef
 	}
-	if size > math.MaxInt64 {
-		return imagePlan{}, fmt.Errorf("%s: %s is too large: a file has less than 8 EiB", s.path, units.Human(size))
+	switch {
+	case size < least:
+		return imagePlan{}, complain("%s: %s is too small for a BTT of format %s, which takes at least %s: give it %s or more",
+			s.path, units.Human(size), s.flavour.Name, units.Human(least), units.Compact(least))
+	case size > math.MaxInt64:
+		return imagePlan{}, complain("%s: %s is too large: a file has less than 8 EiB", s.path, units.Human(size))
 	}
 	var p imagePlan
 	base := s.flavour.Start
 	for i, arena := range layout.Split(size-base, layout.MinArenaSize, layout.MaxArenaSize) {
-		g, err := layout.NewGeometry(arena, layout.Params{
-			ExternalLBASize: s.sectorSize, Nfree: layout.DefaultNfree, Align: s.flavour.Align,
-		})
+		g, err := s.flavour.Geometry(arena, s.sectorSize, layout.DefaultNfree)
 		if err != nil {
 			return imagePlan{}, fmt.Errorf("%s: arena %d: %w", s.path, i, err)
 		}
 		p.arenas = append(p.arenas, plannedArena{base, g})
-		p.usable += uint64(g.ExternalNLBA) * uint64(g.ExternalLBASize)
+		p.usable += uint64(g.ExternalNLBA) * uint64(s.flavour.SectorSize(g.ExternalLBASize))
 		base += g.Size
 	}
 	p.unused = size - base
@@ -75,15 +76,15 @@ func (s *imageSpec) plan(size uint64) (imagePlan, error) {
 // written is what [btt.Format] writes: the info blocks and the flog, and on a
 // file that is not known to be zero also the map, and where there can be no zero
 // entries the data.
-func (p *imagePlan) written(zeroed bool) (extents []extent) {
-	if !zeroed && p.arenas[0].base > 0 {
+func (p *imagePlan) written(f layout.Flavour, zeroed bool) (extents []extent) {
+	if (!zeroed || f.Pool) && p.arenas[0].base > 0 {
 		extents = append(extents, extent{0, p.arenas[0].base})
 	}
 	for _, a := range p.arenas {
 		rest := a.FlogOff // from here to the end of the arena
 		switch {
 		case zeroed:
-		case btt.ZeroEntriesSafe(a.ExternalLBASize):
+		case f.ZeroEntriesSafe(a.ExternalLBASize):
 			rest = a.MapOff
 		default:
 			rest = a.DataOff
@@ -95,6 +96,9 @@ func (p *imagePlan) written(zeroed bool) (extents []extent) {
 
 // makeNew makes a file that is not there yet. When it fails, it leaves none.
 func (s *imageSpec) makeNew(ctx context.Context) (p imagePlan, err error) {
+	if target := dangling(s.path); target != "" {
+		return p, danglingError(s.path, target)
+	}
 	if p, err = s.plan(s.size); err != nil {
 		return p, err
 	}
@@ -122,7 +126,7 @@ func (s *imageSpec) makeOver(ctx context.Context) (p imagePlan, err error) {
 		return p, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	if p, err = s.mayOverwrite(r); err != nil {
+	if p, err = s.mayOverwrite(ctx, r); err != nil {
 		return p, err
 	}
 	if !isRegular(s.path) {
@@ -130,6 +134,11 @@ func (s *imageSpec) makeOver(ctx context.Context) (p imagePlan, err error) {
 			return p, usagef("%s: a device has all its space: leave --allocate out", s.path)
 		}
 		return p, s.layOut(ctx, r, p, false)
+	}
+	if s.force {
+		if err := btt.Wipe(r); err != nil {
+			return p, withPath(s.path, err)
+		}
 	}
 	zeroed, err := s.clear(r.Size())
 	if err != nil {
@@ -176,15 +185,16 @@ func (s *imageSpec) layOutFile(ctx context.Context, p imagePlan, zeroed bool) (e
 	return s.layOut(ctx, r, p, zeroed)
 }
 
-// mayOverwrite refuses what must not be lost. It changes nothing.
-func (s *imageSpec) mayOverwrite(r *pmem.Region) (imagePlan, error) {
+// mayOverwrite refuses what must not be lost: a byte other than zero, wherever it
+// is. It changes nothing.
+func (s *imageSpec) mayOverwrite(ctx context.Context, r *pmem.Region) (imagePlan, error) {
 	size := r.Size()
 	if s.size != 0 && s.size != size {
 		switch {
 		case !isRegular(s.path):
-			return imagePlan{}, usagef("%s: the device has %d bytes, not %d: leave --size out", s.path, size, s.size)
+			return imagePlan{}, usagef("%s: the device has %s, not %s: leave --size out", s.path, units.Human(size), units.Human(s.size))
 		case !s.force:
-			return imagePlan{}, usagef("%s: the file has %d bytes, not %d: leave --size out, or resize and overwrite it with --force", s.path, size, s.size)
+			return imagePlan{}, usagef("%s: the file has %s, not %s: leave --size out, or resize and overwrite it with --force", s.path, units.Human(size), units.Human(s.size))
 		}
 		size = s.size
 	}
@@ -192,12 +202,14 @@ func (s *imageSpec) mayOverwrite(r *pmem.Region) (imagePlan, error) {
 	if err != nil || s.force {
 		return p, err
 	}
-	what, found, err := signature.Detect(regionReader{r}, r.Size())
-	if err != nil {
-		return p, fmt.Errorf("%s: %w", s.path, err)
-	}
-	if found {
-		return p, fmt.Errorf("%s: holds %s: choose another path, or overwrite it with --force", s.path, what)
+	c, found, err := contents(ctx, r)
+	switch {
+	case ctx.Err() != nil:
+		return p, context.Cause(ctx)
+	case err != nil:
+		return p, withPath(s.path, err)
+	case found:
+		return p, fmt.Errorf("%s: holds %s: choose another path, or overwrite it with --force", s.path, c.Name)
 	}
 	return p, nil
 }
@@ -230,7 +242,7 @@ func (s *imageSpec) clear(size uint64) (zeroed bool, err error) {
 func (s *imageSpec) layOut(ctx context.Context, r *pmem.Region, p imagePlan, zeroed bool) error {
 	defer pmem.ArmFaults()()
 	if isRegular(s.path) {
-		extents := p.written(zeroed)
+		extents := p.written(s.flavour, zeroed)
 		if s.allocate {
 			extents = []extent{{0, r.Size()}}
 		}
@@ -270,9 +282,9 @@ func (s *imageSpec) reserve(extents []extent) error {
 		case err == unix.EOPNOTSUPP:
 			return fmt.Errorf("%s: the filesystem cannot reserve space: leave --allocate out", s.path)
 		case err == unix.ENOSPC || err == unix.EDQUOT:
-			return fmt.Errorf("%s: %w, and the image needs %d bytes to begin with: free some space", s.path, err, total(extents))
+			return fmt.Errorf("%s: %w, and the image needs %s to begin with: free some space", s.path, err, units.Human(total(extents)))
 		case err != nil:
-			return fmt.Errorf("%s: reserving %d bytes at %d: %w", s.path, e.n, e.off, err)
+			return fmt.Errorf("%s: reserving %s at %d: %w", s.path, units.Bytes(e.n), e.off, err)
 		}
 	}
 	return f.Sync()

@@ -23,7 +23,7 @@ type infoOptions struct {
 func newInfo() *cobra.Command {
 	var o infoOptions
 	cmd := &cobra.Command{
-		Use:   "info [--json] PATH",
+		Use:   "info [flags] PATH",
 		Short: "Show what an image is",
 		Long: `Show the format, the sizes and the arenas of an image, from its info blocks. The
 image may be in use. Nothing is changed; bttcheck looks at everything else.`,
@@ -40,15 +40,11 @@ image may be in use. Nothing is changed; bttcheck looks at everything else.`,
 }
 
 func runInfo(stdout io.Writer, o infoOptions) (err error) {
-	r, err := openRegion(o.path, pmem.Options{ReadOnly: true, NoLock: true})
+	r, im, err := openInspected(o.path, pmem.Options{ReadOnly: true, NoLock: true})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	im, err := check.Inspect(r, check.Options{})
-	if err != nil {
-		return withPath(o.path, err)
-	}
 	pid, inUse, err := pmem.Owner(o.path)
 	if err != nil {
 		return err

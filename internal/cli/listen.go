@@ -154,6 +154,40 @@ func ownerOnly(_, _ string, c syscall.RawConn) error {
 	return errors.Join(err, chmodErr)
 }
 
+// refuseTaken refuses addresses that can never be listened on: those of the images
+// themselves, and of other files.
+func refuseTaken(addrs []listenAddr, exports []exportArg) error {
+	for _, a := range addrs {
+		if a.network != "unix" {
+			continue
+		}
+		for _, e := range exports {
+			if sameFile(a.address, e.path) {
+				return usagef("--listen %s: that is the path of the image: choose another path for the socket", a.given)
+			}
+		}
+		if st, err := os.Lstat(a.address); err == nil && st.Mode().Type() != fs.ModeSocket {
+			return fmt.Errorf("--listen %s: %s is there: choose another path", a.given, kind(st.Mode()))
+		}
+	}
+	return nil
+}
+
+// kind is in words what a directory entry is.
+func kind(m fs.FileMode) string {
+	switch m.Type() {
+	case 0:
+		return "a regular file"
+	case fs.ModeDir:
+		return "a directory"
+	case fs.ModeSymlink:
+		return "a symbolic link"
+	case fs.ModeNamedPipe:
+		return "a named pipe"
+	}
+	return "a device"
+}
+
 // removeStale removes a socket that a killed server has left: one on which nobody
 // answers. Anything else in that place is refused.
 func removeStale(a listenAddr) error {
@@ -162,7 +196,7 @@ func removeStale(a listenAddr) error {
 		return nil // nothing there, or listening will say what is wrong
 	}
 	if st.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("--listen %s: a file that is no socket is there: remove it, or choose another path", a.given)
+		return fmt.Errorf("--listen %s: %s is there: choose another path", a.given, kind(st.Mode()))
 	}
 	c, err := net.Dial("unix", a.address)
 	if err == nil {

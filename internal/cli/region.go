@@ -6,7 +6,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/user"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -33,18 +36,64 @@ func (rr regionReader) ReadAt(p []byte, off int64) (n int, err error) {
 // openRegion is [pmem.Open] with errors that say what to do.
 func openRegion(path string, o pmem.Options) (*pmem.Region, error) {
 	r, err := pmem.Open(path, o)
-	return r, advise(err, path)
+	return r, advise(err, path, o.ReadOnly, "")
 }
 
-// advise adds to an error of opening path what to do about it.
-func advise(err error, path string) error {
+// advise says of an error of opening path what to do about it. otherwise is what
+// else could be done without the permission to write, with a comma in front.
+func advise(err error, path string, readOnly bool, otherwise string) error {
+	right := "write"
+	if readOnly {
+		right, otherwise = "read", ""
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if target := dangling(path); target != "" {
+			return danglingError(path, target)
+		}
 		return fmt.Errorf("%w: check the path, or make an image with bttnbd create --size 1G %s", err, path)
 	case errors.Is(err, unix.ENOTDIR):
 		return fmt.Errorf("%w: check the path", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s: no permission to %s: %s%s", path, right, who(path), otherwise)
+	case errors.Is(err, unix.EROFS):
+		return fmt.Errorf("%s: no permission to write: %w: mount it writable%s", path, unix.EROFS, otherwise)
+	case err != nil && isEmpty(path):
+		return fmt.Errorf("%s: the file is empty: make it an image with bttnbd create --size 1G %s", path, path)
 	}
 	return err
+}
+
+// who says as whom the program would have the permissions that it lacks.
+func who(path string) string {
+	st, err := os.Stat(path)
+	if err != nil {
+		return "run as a user who may search its directories"
+	}
+	owner := strconv.FormatUint(uint64(st.Sys().(*syscall.Stat_t).Uid), 10)
+	if u, err := user.LookupId(owner); err == nil {
+		owner = u.Username
+	}
+	if owner != "root" {
+		owner += " or root"
+	}
+	return fmt.Sprintf("its mode is %04o: run as %s", st.Mode().Perm(), owner)
+}
+
+// dangling is where the symbolic link path leads if nothing is there, else "".
+func dangling(path string) string {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	target, err := os.Readlink(path)
+	if err != nil {
+		return ""
+	}
+	return target
+}
+
+func danglingError(path, target string) error {
+	return fmt.Errorf("%s: a symbolic link to %s, which does not exist: name that itself, or mend the link", path, target)
 }
 
 // adviseCreate adds to an error of making a new file what to do about it.
@@ -53,7 +102,7 @@ func adviseCreate(err error) error {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 		return fmt.Errorf("%w: make its directory first", err)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
-		return fmt.Errorf("%w: choose a directory that you may write to", err)
+		return fmt.Errorf("%w: no permission to write to its directory: choose another one", err)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return fmt.Errorf("%w: free some space", err)
 	case errors.Is(err, unix.EFBIG), errors.Is(err, unix.EINVAL):

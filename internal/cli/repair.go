@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/bttnbd/bttnbd/check"
+	"github.com/bttnbd/bttnbd/internal/units"
 	"github.com/bttnbd/bttnbd/pmem"
 )
 
@@ -168,7 +169,7 @@ func runRestore(stdout io.Writer, o checkOptions) (err error) {
 			Restored uint64 `json:"restored_bytes"`
 		}{check.Schema, o.path, n})
 	}
-	_, err = fmt.Fprintf(stdout, "%s: %d bytes put back as they were before the repair\n", o.path, n)
+	_, err = fmt.Fprintf(stdout, "%s: %s put back as before the repair\n", o.path, units.Bytes(n))
 	return err
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/bttnbd/bttnbd/internal/units"
 	"github.com/bttnbd/bttnbd/layout"
 	"github.com/bttnbd/bttnbd/nbd"
 	"github.com/bttnbd/bttnbd/pmem"
@@ -29,6 +30,8 @@ type serveOptions struct {
 	sectorSize choiceFlag
 	durability choiceFlag
 	logLevel   choiceFlag
+
+	sectorSizeGiven bool
 }
 
 func (o *serveOptions) addFlags(f *pflag.FlagSet) {
@@ -48,7 +51,7 @@ func newServe() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve [flags] [NAME=]PATH…",
 		Short: "Serve images over NBD",
-		Long: `Serve images over NBD until SIGTERM or SIGINT. When ready, one URI for each
+		Long: `Serve images over NBD until SIGTERM, SIGINT or SIGHUP. When ready, one URI for each
 --listen and export is printed on stdout.
 
 A PATH without NAME is the default export. Without --listen, the sockets passed
@@ -61,8 +64,8 @@ password.`,
   nbdinfo -- [ bttnbd serve disk.img ]`,
 		Annotations: map[string]string{exitStatus: serveStatus},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.args = args
-			if err := o.validate(cmd.Flags().Changed("sector-size")); err != nil {
+			o.args, o.sectorSizeGiven = args, cmd.Flags().Changed("sector-size")
+			if err := o.validate(); err != nil {
 				return err
 			}
 			return runServe(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o)
@@ -72,9 +75,9 @@ password.`,
 	return cmd
 }
 
-func (o *serveOptions) validate(sectorSizeGiven bool) error {
+func (o *serveOptions) validate() error {
 	switch {
-	case sectorSizeGiven && o.create == 0:
+	case o.sectorSizeGiven && o.create == 0:
 		return usagef("--sector-size is for new images: give --create SIZE as well, or leave it out")
 	case o.readOnly && o.create != 0:
 		return usagef("--read-only and --create contradict each other: leave one out")
@@ -89,6 +92,9 @@ func runServe(ctx context.Context, stdout, stderr io.Writer, o serveOptions) (er
 	}
 	exports, err := parseExportArgs(o.args)
 	if err != nil {
+		return err
+	}
+	if err := refuseTaken(addrs, exports); err != nil {
 		return err
 	}
 	log, err := newLogger(stderr, o.logLevel.value)
@@ -113,16 +119,18 @@ func runServe(ctx context.Context, stdout, stderr io.Writer, o serveOptions) (er
 	return s.run(ctx, stdout)
 }
 
-// passedSockets are those of systemd, which count when no address is given.
+// passedSockets are those of systemd: either they or addrs are where to listen.
 func passedSockets(addrs []listenAddr) (*listeners, error) {
-	if len(addrs) > 0 {
-		return &listeners{}, nil
-	}
 	ls, err := activated()
-	if err == nil && len(ls.passed) == 0 {
-		err = usagef("nowhere to listen: give --listen unix:/path or --listen tcp:host:port, or start it by a systemd socket unit")
+	switch {
+	case err != nil:
+		return nil, err
+	case len(ls.passed) == 0 && len(addrs) == 0:
+		return ls, usagef("nowhere to listen: give --listen unix:/path or --listen tcp:host:port, or start it by a systemd socket unit")
+	case len(ls.passed) > 0 && len(addrs) > 0:
+		return ls, usagef("--listen %s contradicts the sockets passed by socket activation: leave --listen out", addrs[0].given)
 	}
-	return ls, err
+	return ls, nil
 }
 
 // service is what runs between the start and the end of serve.
@@ -138,7 +146,8 @@ func (s *service) openImages(ctx context.Context, exports []exportArg, o *serveO
 		mode = pmem.ForceProcess
 	}
 	for _, e := range exports {
-		if err := o.createMissing(ctx, e.path); err != nil {
+		made, err := o.createMissing(ctx, e.path)
+		if err != nil {
 			return err
 		}
 		im, err := openImage(e, pmem.Options{ReadOnly: o.readOnly, Durability: mode})
@@ -146,28 +155,46 @@ func (s *service) openImages(ctx context.Context, exports []exportArg, o *serveO
 			return err
 		}
 		s.images = append(s.images, im)
+		if !made {
+			s.warnIfOther(im, o)
+		}
 	}
 	return nil
 }
 
 // createMissing makes the image at path if --create is given and nothing is there.
-func (o *serveOptions) createMissing(ctx context.Context, path string) error {
+func (o *serveOptions) createMissing(ctx context.Context, path string) (made bool, err error) {
 	if _, err := os.Stat(path); o.create == 0 || !errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return false, nil
 	}
 	id, err := uuid.NewRandom()
 	if err != nil {
-		return fmt.Errorf("making a random uuid: %w", err)
+		return false, fmt.Errorf("making a random uuid: %w", err)
 	}
 	spec := imageSpec{path: path, size: uint64(o.create), sectorSize: sectorBytes(o.sectorSize), flavour: layout.Kernel, uuid: id}
 	_, err = spec.makeNew(ctx)
-	return err
+	return err == nil, err
+}
+
+// warnIfOther warns of an image that was there already and is not what --create
+// would have made.
+func (s *service) warnIfOther(im *image, o *serveOptions) {
+	otherSize := o.create != 0 && uint64(o.create) != im.fileSize
+	otherSector := o.sectorSizeGiven && sectorBytes(o.sectorSize) != im.dev.SectorSize()
+	if otherSize || otherSector {
+		s.log.Warn().Str("path", im.path).Msgf("the image was there already and stays as it is: %s, sector size %d",
+			units.Human(im.fileSize), im.dev.SectorSize())
+	}
 }
 
 // announce logs what was opened, and what the operator must know about it.
 func (s *service) announce(im *image) {
+	durability := im.durability.String()
+	if im.dev.ReadOnly() {
+		durability = "none needed"
+	}
 	s.log.Info().Str("path", im.path).Str("export", im.name).Uint64("size", im.dev.Size()).
-		Uint32("sector_size", im.dev.SectorSize()).Stringer("durability", im.durability).
+		Uint32("sector_size", im.dev.SectorSize()).Str("durability", durability).
 		Bool("read_only", im.dev.ReadOnly()).Msg("image opened")
 	for _, w := range im.dev.Warnings() {
 		s.log.Warn().Str("path", im.path).Msg(w)

@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/bttnbd/bttnbd/pmem"
 )
 
 type versionOptions struct {
@@ -16,7 +18,7 @@ type versionOptions struct {
 func newVersion() *cobra.Command {
 	var o versionOptions
 	cmd := &cobra.Command{
-		Use:         "version [--json]",
+		Use:         "version [flags]",
 		Short:       "Print the version of this program and what it was built from",
 		Example:     "  bttnbd version --json",
 		Annotations: map[string]string{exitStatus: commonStatus},
@@ -43,6 +45,7 @@ type build struct {
 	Go       string `json:"go"`
 	OS       string `json:"os"`
 	Arch     string `json:"arch"`
+	Flush    string `json:"flush"` // what makes stores to persistent memory durable here
 }
 
 func runVersion(stdout io.Writer, o versionOptions) error {
@@ -50,6 +53,12 @@ func runVersion(stdout io.Writer, o versionOptions) error {
 	if o.json {
 		return writeJSON(stdout, b)
 	}
+	_, err := fmt.Fprintf(stdout, "bttnbd %v\n", b)
+	return err
+}
+
+// String is the build on one line, without the name of the program.
+func (b build) String() string {
 	revision := ""
 	if b.Revision != "" {
 		revision = " revision " + b.Revision
@@ -57,12 +66,11 @@ func runVersion(stdout io.Writer, o versionOptions) error {
 	if b.Modified {
 		revision += ", modified"
 	}
-	_, err := fmt.Fprintf(stdout, "bttnbd %s%s (%s %s/%s)\n", b.Version, revision, b.Go, b.OS, b.Arch)
-	return err
+	return fmt.Sprintf("%s%s (%s %s/%s, %s)", b.Version, revision, b.Go, b.OS, b.Arch, b.Flush)
 }
 
 func thisBuild() build {
-	b := build{Schema: schema, Version: "unknown", Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
+	b := build{Schema: schema, Version: "unknown", Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH, Flush: pmem.Instructions()}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return b

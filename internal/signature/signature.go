@@ -4,53 +4,98 @@ package signature
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 )
 
-// window is how much of either end of a file is looked at, in bytes.
+// window is how much of either end of a file is searched for signatures, in bytes.
 const window = 1 << 20
 
-// Detect names what the first size bytes of r hold: a format that it knows by
-// its signature, or "unrecognised data" when there is a byte other than zero in
-// the first or the last MiB. found is false when neither is the case. Errors are
-// those of reading, with the place.
-func Detect(r io.ReaderAt, size uint64) (what string, found bool, err error) {
-	head := make([]byte, min(size, window))
-	if _, err := io.ReadFull(io.NewSectionReader(r, 0, int64(len(head))), head); err != nil {
-		return "", false, fmt.Errorf("reading %d bytes at 0: %w", len(head), err)
-	}
-	tail := make([]byte, min(size, window))
-	if _, err := io.ReadFull(io.NewSectionReader(r, int64(size)-int64(len(tail)), int64(len(tail))), tail); err != nil {
-		return "", false, fmt.Errorf("reading %d bytes at %d: %w", len(tail), size-uint64(len(tail)), err)
-	}
-	if what, found := match(head, tail); found {
-		return what, true, nil
-	}
-	if backup := size / page * page; backup > page && isBackup(tail, size-(backup-page)) {
-		return "a BTT of which only a backup info block is left", true, nil
-	}
-	if !zero(head) || !zero(tail) {
-		return "unrecognised data", true, nil
-	}
-	return "", false, nil
+// Content is what a file holds.
+type Content struct {
+	Name      string // as it fits into "PATH holds …"
+	DiskImage bool   // a virtual disk in a format of its own, which can be made raw
 }
 
-func match(head, tail []byte) (what string, found bool) {
-	for _, s := range table {
+// Detect names what the first size bytes of r hold, if it is of a format known by
+// a signature in the first or the last MiB. Errors are those of reading, with the
+// place.
+func Detect(r io.ReaderAt, size uint64) (c Content, found bool, err error) {
+	head := make([]byte, min(size, window))
+	if err := readAt(r, head, 0); err != nil {
+		return Content{}, false, err
+	}
+	tail := make([]byte, min(size, window))
+	if err := readAt(r, tail, size-uint64(len(tail))); err != nil {
+		return Content{}, false, err
+	}
+	if s := match(head, tail); s != nil {
+		return Content{s.name, s.isDiskImage()}, true, nil
+	}
+	if isBootSector(head) {
+		return Content{Name: "an MBR partition table"}, true, nil
+	}
+	if backup := size / page * page; backup > page && isBackup(tail, size-(backup-page)) {
+		return Content{Name: "a BTT of which only a backup info block is left"}, true, nil
+	}
+	return Content{}, false, nil
+}
+
+// FirstByte is the offset in r of the first byte other than zero among the n bytes
+// at off; found is false when all are zero. It ends early with the cause of ctx;
+// other errors are those of reading, with the place.
+func FirstByte(ctx context.Context, r io.ReaderAt, off, n uint64) (at uint64, found bool, err error) {
+	b := make([]byte, min(n, window))
+	for end := off + n; off < end; off += uint64(len(b)) {
+		if ctx.Err() != nil {
+			return 0, false, context.Cause(ctx)
+		}
+		b = b[:min(end-off, uint64(len(b)))]
+		if err := readAt(r, b, off); err != nil {
+			return 0, false, err
+		}
+		if i := firstByte(b); i < len(b) {
+			return off + uint64(i), true, nil
+		}
+	}
+	return 0, false, nil
+}
+
+// firstByte is the index of the first byte other than zero, or len(b). Comparing whole
+// pages is faster than looking at each byte.
+func firstByte(b []byte) (i int) {
+	for len(b)-i >= page && bytes.Equal(b[i:i+page], zeroPage[:]) {
+		i += page
+	}
+	for i < len(b) && b[i] == 0 {
+		i++
+	}
+	return i
+}
+
+var zeroPage [page]byte
+
+func readAt(r io.ReaderAt, b []byte, off uint64) error {
+	if _, err := io.ReadFull(io.NewSectionReader(r, int64(off), int64(len(b))), b); err != nil {
+		return fmt.Errorf("reading %d bytes at %d: %w", len(b), off, err)
+	}
+	return nil
+}
+
+func match(head, tail []byte) *signature {
+	for i := range table {
+		s := &table[i]
 		at := head
 		off := s.offset
 		if off < 0 {
 			at, off = tail, off+len(tail)
 		}
 		if off >= 0 && off <= len(at) && bytes.HasPrefix(at[off:], []byte(s.magic)) {
-			return s.name, true
+			return s
 		}
 	}
-	if isBootSector(head) {
-		return "an MBR partition table", true
-	}
-	return "", false
+	return nil
 }
 
 // page is the alignment of everything in a BTT.
@@ -80,5 +125,3 @@ func isBootSector(head []byte) bool {
 	}
 	return used
 }
-
-func zero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }

@@ -2,6 +2,7 @@ package signature
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -73,9 +74,9 @@ func TestRealImages(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			what, found, err := Detect(f, uint64(st.Size()))
-			if err != nil || !found || what != c.want {
-				t.Errorf("found %v %q, %v, want %q", found, what, err, c.want)
+			got, found, err := Detect(f, uint64(st.Size()))
+			if err != nil || !found || got.Name != c.want || got.DiskImage != strings.Contains(c.command, "qemu-img") {
+				t.Errorf("found %v %+v, %v, want %q", found, got, err, c.want)
 			}
 		})
 	}
@@ -96,6 +97,9 @@ func TestBTT(t *testing.T) {
 			info.Encode(image[f.Start:])
 			info.Encode(image[f.Start+g.InfoOff:])
 			want := "a BTT (" + f.Name + ")"
+			if f.Pool {
+				want = "a BTT (pmemblk without its pool header)"
+			}
 			if what, found := detect(t, image); !found || what != want {
 				t.Errorf("%s, tail %d: found %v %q, want %q", f.Name, tail, found, what, want)
 			}
@@ -108,35 +112,65 @@ func TestBTT(t *testing.T) {
 	}
 }
 
-// Goal: zeros are nothing; one other byte in the first or last MiB is something,
-// and one in between is not looked for. Boot code is not a partition table.
-func TestUnrecognised(t *testing.T) {
+// Goal: zeros and data of no known format have no name, and boot code is not a
+// partition table.
+func TestUnknown(t *testing.T) {
 	for _, c := range []struct {
-		name  string
-		size  int
-		set   map[int]byte
-		found bool
+		name string
+		size int
+		set  map[int]byte
 	}{
-		{"empty", 0, nil, false},
-		{"one zero byte", 1, nil, false},
-		{"one byte", 1, map[int]byte{0: 1}, true},
-		{"zeros", imageSize, nil, false},
-		{"first byte", imageSize, map[int]byte{0: 1}, true},
-		{"end of first MiB", imageSize, map[int]byte{window - 1: 1}, true},
-		{"middle", imageSize, map[int]byte{imageSize / 2: 1}, false},
-		{"start of last MiB", imageSize, map[int]byte{imageSize - window: 1}, true},
-		{"last byte", imageSize, map[int]byte{imageSize - 1: 1}, true},
-		{"boot code", imageSize, map[int]byte{446: 0x31, 510: 0x55, 511: 0xAA}, true},
-		{"empty partition table", imageSize, map[int]byte{510: 0x55, 511: 0xAA}, true},
+		{"empty", 0, nil},
+		{"one byte", 1, map[int]byte{0: 1}},
+		{"zeros", imageSize, nil},
+		{"first byte", imageSize, map[int]byte{0: 1}},
+		{"boot code", imageSize, map[int]byte{446: 0x31, 510: 0x55, 511: 0xAA}},
+		{"empty partition table", imageSize, map[int]byte{510: 0x55, 511: 0xAA}},
 	} {
 		image := make([]byte, c.size)
 		for off, b := range c.set {
 			image[off] = b
 		}
-		what, found := detect(t, image)
-		if found != c.found || found && what != "unrecognised data" {
-			t.Errorf("%s: found %v %q, want %v", c.name, found, what, c.found)
+		if what, found := detect(t, image); found {
+			t.Errorf("%s: found %q", c.name, what)
 		}
+	}
+}
+
+// Goal: the first byte other than zero is found wherever it stands, also beside the
+// borders of pages and of what is read at once, and nothing outside the range counts.
+func TestFirstByte(t *testing.T) {
+	const size = 2*window + 4097
+	image := make([]byte, size)
+	r := bytes.NewReader(image)
+	if at, found, err := FirstByte(t.Context(), r, 0, size); found || err != nil {
+		t.Errorf("zeros: found %v at %d, %v", found, at, err)
+	}
+	for _, want := range []uint64{0, 1, 4095, 4096, window - 1, window, 2*window - 1, 2 * window, size - 2, size - 1} {
+		image[want] = 0x80
+		if at, found, err := FirstByte(t.Context(), r, 0, size); !found || at != want || err != nil {
+			t.Errorf("found %v at %d, %v, want %d", found, at, err, want)
+		}
+		if at, found, err := FirstByte(t.Context(), r, want, 1); !found || at != want || err != nil {
+			t.Errorf("from itself: found %v at %d, %v, want %d", found, at, err, want)
+		}
+		if at, found, err := FirstByte(t.Context(), r, 0, want); found || err != nil {
+			t.Errorf("before %d: found %v at %d, %v", want, found, at, err)
+		}
+		if at, found, err := FirstByte(t.Context(), r, want+1, size-want-1); found || err != nil {
+			t.Errorf("behind %d: found %v at %d, %v", want, found, at, err)
+		}
+		image[want] = 0
+	}
+}
+
+// Goal: a search that is cancelled says why, and does not say "all zeros".
+func TestFirstByteCancelled(t *testing.T) {
+	why := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	if _, _, err := FirstByte(ctx, bytes.NewReader(make([]byte, imageSize)), 0, imageSize); !errors.Is(err, why) {
+		t.Errorf("error %v, want %v", err, why)
 	}
 }
 
@@ -144,8 +178,8 @@ func TestUnrecognised(t *testing.T) {
 func TestShort(t *testing.T) {
 	image := bytes.Repeat([]byte(btt), 1024)
 	for size := range image {
-		if _, found := detect(t, image[:size]); found != (size > 0) {
-			t.Fatalf("size %d: found %v", size, found)
+		if what, found := detect(t, image[:size]); found != (size >= len(btt)) {
+			t.Fatalf("size %d: found %v %q", size, found, what)
 		}
 	}
 }
@@ -156,6 +190,9 @@ func TestReadError(t *testing.T) {
 	if _, _, err := Detect(failing{bad}, imageSize); !errors.Is(err, bad) {
 		t.Errorf("error %v, want %v", err, bad)
 	}
+	if _, _, err := FirstByte(t.Context(), failing{bad}, 0, imageSize); !errors.Is(err, bad) {
+		t.Errorf("first byte: error %v, want %v", err, bad)
+	}
 }
 
 type failing struct{ err error }
@@ -164,9 +201,9 @@ func (f failing) ReadAt([]byte, int64) (int, error) { return 0, f.err }
 
 func detect(t *testing.T, image []byte) (string, bool) {
 	t.Helper()
-	what, found, err := Detect(bytes.NewReader(image), uint64(len(image)))
+	c, found, err := Detect(bytes.NewReader(image), uint64(len(image)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return what, found
+	return c.Name, found
 }

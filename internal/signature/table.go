@@ -1,5 +1,7 @@
 package signature
 
+import "strings"
+
 const btt = "BTT_ARENA_INFO\x00\x00"
 
 // signature is a run of bytes by which a format is known.
@@ -8,6 +10,8 @@ type signature struct {
 	magic  string
 	name   string // as it fits into "PATH holds …"
 }
+
+func (s *signature) isDiskImage() bool { return strings.HasSuffix(s.name, " disk image") }
 
 // table is searched from the top: what is more particular stands first, so that
 // a pool or a filesystem is not taken for the boot sector or the left-over

@@ -95,13 +95,14 @@ func Compact(size uint64) string {
 // Human is a size for people: in the largest unit that leaves at least 1, cut
 // off after two digits, with the exact number of bytes behind it.
 //
+//	1 byte
 //	512 bytes
 //	64 MiB (67108864 bytes)
 //	63.89 MiB (66994176 bytes)
 func Human(size uint64) string {
 	i := (bits.Len64(size)-1)/10 - 1
 	if size == 0 || i < 0 {
-		return fmt.Sprintf("%d bytes", size)
+		return Bytes(size)
 	}
 	unit := power(1024, i+1)
 	high, low := bits.Mul64(size%unit, 100)
@@ -109,4 +110,12 @@ func Human(size uint64) string {
 	number := fmt.Sprintf("%d.%02d", size/unit, hundredths)
 	number = strings.TrimRight(strings.TrimRight(number, "0"), ".")
 	return fmt.Sprintf("%s %ciB (%d bytes)", number, prefixes[i], size)
+}
+
+// Bytes is the plain number, with its noun.
+func Bytes(n uint64) string {
+	if n == 1 {
+		return "1 byte"
+	}
+	return fmt.Sprintf("%d bytes", n)
 }
