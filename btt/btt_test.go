@@ -12,6 +12,7 @@ import (
 
 	"github.com/bttnbd/bttnbd/layout"
 	"github.com/bttnbd/bttnbd/pmem"
+	"github.com/bttnbd/bttnbd/pmem/pmemtest"
 )
 
 // Small geometry for tests: arenas of 24 KiB, four lanes, blocks of 128 bytes.
@@ -119,6 +120,45 @@ func TestWriteGroup(t *testing.T) {
 		t.Errorf("write past the end: %v, want ENOSPC", errs[2])
 	}
 	mustRead(t, d, 0, append(fill(1, testSector), fill(4, 2*testSector)...))
+}
+
+// Goal: when a group is committed in rounds, because lanes are short, and a later
+// round fails, the earlier rounds are not written again: another client may have
+// written there since. Method: the first drain of the second round fails, after a
+// write by somebody else to a block of the first round.
+func TestRetryKeepsNewerWrite(t *testing.T) {
+	_, r := newDevice(t, layout.Kernel, 1) // 4 lanes, 2 of which a group can have
+	image := make([]byte, r.Size())
+	r.Read(image, 0)
+	m := pmemtest.New(image)
+	d := reopen(t, m.Region())
+	drains := 0
+	var hook func() error
+	hook = func() error {
+		if drains++; drains != 4 {
+			return nil
+		}
+		m.OnDrain, m.Lanes = nil, 1
+		mustWrite(t, d, 0, fill(9, testSector))
+		m.OnDrain = hook
+		return syscall.EIO
+	}
+	m.OnDrain = hook
+	errs := make([]error, 4)
+	var offs []int64
+	var data [][]byte
+	for i := range errs {
+		offs, data = append(offs, int64(i)*testSector), append(data, fill(byte(i+1), testSector))
+	}
+	d.WriteGroup(offs, data, errs)
+	for i, err := range errs {
+		if err != nil {
+			t.Errorf("request %d: %v: it should have been tried again", i, err)
+		}
+	}
+	mustRead(t, d, 0, fill(9, testSector))
+	mustRead(t, d, testSector, fill(2, testSector))
+	mustRead(t, d, 3*testSector, fill(4, testSector))
 }
 
 // Goal: every range that is not inside the device is refused with the errno that
@@ -256,6 +296,44 @@ func TestProbe(t *testing.T) {
 	r.Store64(size-104, 0)
 	r.Store64(2000, 1) // the real primary
 	isUEFI("a whole forged BTT, and the real primary bad")
+}
+
+// Goal: nor does it help to point a forged primary at the real backup, or to put
+// the forged backup into the data of another arena.
+func TestProbeForgedAcrossArenas(t *testing.T) {
+	const size = 16 * testArena
+	r := pmem.NewHeap(2 * size)
+	p := testParams(layout.UEFI)
+	p.MaxArena = size
+	if err := Format(r, p); err != nil {
+		t.Fatal(err)
+	}
+	forge := func(infoOff uint64) {
+		geo, err := layout.NewGeometry(testArena, layout.Params{ExternalLBASize: testSector, Nfree: 4, Align: 64})
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := geo.Info(layout.Kernel, uuid.UUID{9}, uuid.UUID{}, 0)
+		in.InfoOff = infoOff
+		var raw [layout.InfoSize]byte
+		in.Encode(raw[:])
+		r.Write(4096, raw[:])
+		if infoOff != size-layout.InfoSize-4096 {
+			r.Write(4096+infoOff, raw[:])
+		}
+	}
+	isUEFI := func(what string) {
+		t.Helper()
+		if d, err := Open(r, Options{MaxArena: size}); err != nil || d.Flavour() != layout.UEFI {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	forge(size + 8*4096) // in the data of arena 1
+	isUEFI("forged backup in the next arena")
+	forge(size - layout.InfoSize - 4096) // the real backup
+	isUEFI("forged primary that points at the real backup")
+	r.Store64(2000, 1) // the real primary
+	isUEFI("the same, and the real primary bad")
 }
 
 // Goal: when nothing tells which of two BTTs is meant, neither is opened.

@@ -137,20 +137,23 @@ func (w *writer) has(lba layout.PremapLBA) bool {
 	return false
 }
 
-// flush commits the group. If that fails before anything was committed, each block
-// is tried by itself, so that one bad page costs only the request it belongs to.
+// flush commits the group. If that fails, each block that was not committed is tried
+// by itself, so that one bad page costs only the request it belongs to. What was
+// committed is not written again: somebody else may have written there since.
 func (w *writer) flush(errs []error) {
 	group := w.group[:w.n]
 	w.n, w.seen = 0, 0
 	if len(group) == 0 {
 		return
 	}
-	err := w.d.write(w.arena, group)
-	for i := range group {
+	committed, err := w.d.write(w.arena, group)
+	left := group[committed:]
+	for i := range left {
 		if err != nil && len(group) > 1 && !w.arena.failed.Load() {
-			fail(errs, group[i].req, w.d.write(w.arena, group[i:i+1]))
+			_, alone := w.d.write(w.arena, left[i:i+1])
+			fail(errs, left[i].req, alone)
 		} else {
-			fail(errs, group[i].req, err)
+			fail(errs, left[i].req, err)
 		}
 	}
 }
@@ -162,11 +165,20 @@ func fail(errs []error, req int, err error) {
 	}
 }
 
-// write is [arena.write] with faults turned into errors.
-func (d *Device) write(a *arena, group []blockWrite) (err error) {
+// write commits a group of blocks with distinct numbers, as many at once as there
+// are lanes for, and tells how many are committed and durable. Those are the first;
+// each of the others is old or new if there is an error.
+func (d *Device) write(a *arena, group []blockWrite) (committed int, err error) {
 	defer d.reg.CatchFault(&err)
 	defer pmem.ArmFaults()()
-	return a.write(group)
+	for committed < len(group) {
+		n, err := a.writeSome(group[committed:])
+		if err != nil {
+			return committed, err
+		}
+		committed += n
+	}
+	return committed, nil
 }
 
 // writePart is [arena.writePart] with faults turned into errors.

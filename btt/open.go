@@ -95,7 +95,8 @@ type candidate struct {
 // its first data block, which stands where a kernel image has its info block; and
 // the first page, which a kernel image does not use, can hold a left-over. So the
 // copies count first that the other's user cannot have written, then all copies.
-// One copy against one copy decides nothing.
+// A lone primary in the first page can be a left-over even so, and decides nothing
+// against another lone copy.
 func probe(r *pmem.Region, maxArena uint64, why error) (layout.Flavour, error) {
 	var found []candidate
 	for _, f := range []layout.Flavour{layout.Kernel, layout.UEFI} {
@@ -121,7 +122,7 @@ func probe(r *pmem.Region, maxArena uint64, why error) (layout.Flavour, error) {
 		mine, theirs = len(a.copies), len(b.copies)
 	}
 	switch {
-	case len(a.copies) == 1 && len(b.copies) == 1:
+	case len(a.copies) == 1 && len(b.copies) == 1 && b.copies[0] == b.flavour.Start:
 	case mine > theirs:
 		return a.flavour, nil
 	case mine < theirs:
@@ -138,18 +139,21 @@ func newCandidate(r *pmem.Region, f layout.Flavour, in layout.Info, st *infoStat
 	}
 	c := candidate{f, in, []uint64{f.Start}}
 	var raw [layout.InfoSize]byte
-	if _, err := readInfo(r, backup, &raw); err == nil {
-		c.copies = append(c.copies, backup)
+	other, err := readInfo(r, backup, &raw)
+	if err == nil && other.UUID == in.UUID && other.InfoOff == in.InfoOff {
+		c.copies = append(c.copies, backup) // and not somebody else's info block
 	}
 	return c
 }
 
-// outside counts the copies that are not in the data area of other.
+// outside counts the copies that are not in the data area of an arena of other.
 func (c *candidate) outside(other *candidate) (n int) {
-	start := other.flavour.Start + other.info.DataOff
-	end := other.flavour.Start + other.info.MapOff
 	for _, off := range c.copies {
-		if off < start || off >= end {
+		at := off - other.flavour.Start // wraps around before its first arena
+		if off >= other.flavour.Start && other.info.NextOff > 0 {
+			at %= other.info.NextOff
+		}
+		if at < other.info.DataOff || at >= other.info.MapOff {
 			n++
 		}
 	}

@@ -20,19 +20,6 @@ type blockWrite struct {
 	old  layout.MapEntry // the entry that the write replaces
 }
 
-// write commits a group of blocks with distinct numbers. On return they are all
-// durable, or the error says why some are not; then each is old or new.
-func (a *arena) write(group []blockWrite) error {
-	for len(group) > 0 {
-		n, err := a.writeSome(group)
-		if err != nil {
-			return err
-		}
-		group = group[n:]
-	}
-	return nil
-}
-
 // writeSome commits as many blocks of the group as there are lanes to be had.
 func (a *arena) writeSome(group []blockWrite) (n int, err error) {
 	hint := a.reg.Hint()

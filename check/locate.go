@@ -63,17 +63,30 @@ func (k *candidate) outweighs(other *candidate) bool {
 
 // copies counts the sound info blocks, without those in the data area of other.
 func (k *candidate) copies(other *candidate) (n int) {
-	for _, copy := range []*InfoCopy{&k.arena.Primary, &k.arena.Backup} {
-		if copy.Err == nil && (other == nil || !other.isData(copy.Offset)) {
-			n++
+	primary, backup := &k.arena.Primary, &k.arena.Backup
+	for _, copy := range []*InfoCopy{primary, backup} {
+		if copy.Err != nil || other != nil && other.isData(copy.Offset) {
+			continue
 		}
+		if copy == backup && primary.Err == nil && (backup.Info.UUID != primary.Info.UUID || backup.Info.InfoOff != primary.Info.InfoOff) {
+			continue // somebody else's info block, which a forged one can point at
+		}
+		n++
 	}
 	return n
 }
 
+// isData reports whether off is in the data area of an arena of k.
 func (k *candidate) isData(off uint64) bool {
 	a := &k.arena
-	return off >= a.Offset+a.Info.DataOff && off-a.Offset < a.Info.MapOff
+	if off < a.Offset {
+		return false
+	}
+	at := off - a.Offset
+	if a.Info.NextOff > 0 {
+		at %= a.Info.NextOff
+	}
+	return at >= a.Info.DataOff && at < a.Info.MapOff
 }
 
 // reportSecond: best and other both have a sound info block.

@@ -38,7 +38,7 @@ var arrows = map[string]imports{
 	"layout":        {code: []string{uuid}},
 	"pmem":          {code: []string{xsys}},
 	"pmem/pmemtest": {code: []string{"pmem"}},
-	"btt":           {code: []string{"layout", "pmem", uuid}},
+	"btt":           {code: []string{"layout", "pmem", uuid}, tests: []string{"pmem/pmemtest"}},
 	"check":         {code: []string{"layout", "pmem", uuid}},
 	"nbd":           {code: []string{zerolog}, tests: []string{"nbd/nbdtest"}},
 	"nbd/nbdtest":   {code: []string{"nbd"}},
