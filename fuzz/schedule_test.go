@@ -2,6 +2,7 @@ package fuzz
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"iter"
 	"reflect"
@@ -51,20 +52,30 @@ var scenarios = []scenario{
 // schedule with a bounded number of preemptions, at every access to the memory,
 // every lock and every wait.
 func TestSchedules(t *testing.T) {
+	var all struct{ schedules, images int }
+	try := func(t *testing.T, s *scenario, f layout.Flavour) {
+		schedules, images := s.test(t, f)
+		all.schedules += schedules
+		all.images += images
+	}
 	for _, s := range scenarios {
 		if testing.Short() {
 			s.preemptions = min(s.preemptions, 2)
 		}
-		t.Run(s.name, func(t *testing.T) { s.test(t, layout.UEFI) })
+		t.Run(s.name, func(t *testing.T) { try(t, &s, layout.UEFI) })
 		s.preemptions = min(s.preemptions, 1)
-		t.Run(s.name+", in a pool", func(t *testing.T) { s.test(t, pmemblk) })
+		t.Run(s.name+", in a pool", func(t *testing.T) { try(t, &s, pmemblk) })
+	}
+	t.Logf("in all %d schedules, %d images", all.schedules, all.images)
+	if !testing.Short() && flag.Lookup("test.run").Value.String() == "" {
+		atLeast(t, "schedules", all.schedules, 55_000)
+		atLeast(t, "images", all.images, 170_000)
 	}
 }
 
-func (s *scenario) test(t *testing.T, f layout.Flavour) {
+func (s *scenario) test(t *testing.T, f layout.Flavour) (schedules, images int) {
 	e := &explorer{flavour: f}
 	start := time.Now()
-	schedules := 0
 	for o := new(pmemtest.Odometer); ; {
 		schedules++
 		if err := s.run(e, o); err != nil {
@@ -76,6 +87,7 @@ func (s *scenario) test(t *testing.T, f layout.Flavour) {
 	}
 	took := time.Since(start)
 	t.Logf("%d schedules, %d moments of a crash, %d images, %.1f s, %.0f schedules/s", schedules, len(e.seen), e.images, took.Seconds(), float64(schedules)/took.Seconds())
+	return schedules, e.images
 }
 
 // thread is a coroutine that carries operations out and stops at every access.
