@@ -387,6 +387,22 @@ func TestFormatOverGarbage(t *testing.T) {
 	}
 }
 
+// Goal: an image cannot make an open ask for more memory than is sensible.
+func TestLimits(t *testing.T) {
+	d, r := newDevice(t, layout.Kernel, 1)
+	in := d.arenas[0].geo.Info(layout.Kernel, uuid.UUID{1}, uuid.UUID{}, 0)
+	in.Nfree = maxLanes + 1
+	in.InternalNLBA = in.ExternalNLBA + in.Nfree
+	var raw [layout.InfoSize]byte
+	in.Encode(raw[:])
+	r.Write(4096, raw[:])
+	r.Write(4096+in.InfoOff, raw[:])
+	var field *layout.FieldError
+	if _, err := Open(r, Options{MaxArena: testArena}); !errors.As(err, &field) || field.Field != "nfree" {
+		t.Errorf("%d lanes: %v", in.Nfree, err)
+	}
+}
+
 // Goal: after a wipe nothing finds a BTT any more, whichever flavour and however
 // many arenas it had, and nothing else has changed.
 func TestWipe(t *testing.T) {

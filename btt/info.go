@@ -75,8 +75,19 @@ func judge(in *layout.Info, avail uint64, f layout.Flavour) error {
 	if in.Major != f.Major || in.Minor != f.Minor {
 		return fmt.Errorf("version %d.%d where %s images have %d.%d", in.Major, in.Minor, f.Name, f.Major, f.Minor)
 	}
+	if in.Nfree > maxLanes {
+		return &layout.FieldError{Field: "nfree", Value: uint64(in.Nfree), Want: fmt.Sprintf("at most %d", maxLanes)}
+	}
 	return in.Validate(avail)
 }
+
+// Limits of what is opened: memory is needed for each lane and each arena, and an
+// image must not be able to ask for more than the machine has. 4096 arenas of full
+// size are 2 PiB.
+const (
+	maxLanes  = 1 << 20
+	maxArenas = 4096
+)
 
 // setFlags rewrites both info blocks of the arena with new flags. The copy that
 // open would not rely on goes first, so that one good copy exists at any moment.

@@ -166,6 +166,9 @@ func (d *Device) loadArenas(maxArena uint64) error {
 	var first layout.Info
 	for i := 0; ; i++ {
 		in, st, err := findInfo(d.reg, base, maxArena, d.flavour)
+		if err == nil && i == maxArenas {
+			err = fmt.Errorf("more than %d arenas", maxArenas)
+		}
 		if err != nil {
 			return &CorruptError{Arena: i, Offset: base, What: "info block", Err: err}
 		}
