@@ -43,6 +43,11 @@ type Device struct {
 // The region is the device's from now on if Open succeeds, and the caller's if
 // it fails.
 func Open(r *pmem.Region, o Options) (d *Device, err error) {
+	defer func() {
+		if err != nil { // a fault finds d half made
+			d = nil
+		}
+	}()
 	defer r.CatchFault(&err)
 	defer pmem.ArmFaults()()
 	if o.MaxArena == 0 {

@@ -118,6 +118,9 @@ func engineLoop(d *btt.Device, r *pmem.Region, mode string, block int, seed uint
 	const stream = 128 << 10
 	rng := rand.New(rand.NewPCG(seed, 1))
 	p := make([]byte, max(block, stream))
+	for i := range p {
+		p[i] = byte(rng.Uint32())
+	}
 	blocks, streams := int64(d.Size())/int64(block), int64(d.Size())/stream
 	for i := int64(0); !stop.Load(); i++ {
 		var err error
