@@ -27,14 +27,26 @@ type arena struct {
 	rtt   rtt
 	locks [mapLocks]mapLock
 
-	// failed is set when metadata could not be stored half way through a commit,
-	// or when the info block says so. Reads go on; writes are refused. Opening the
-	// image again recovers from the first, as after a crash.
-	failed atomic.Bool
+	// failures are the reasons why the arena takes no writes, a bit each, see
+	// failedHalfway; reads go on.
+	failures atomic.Uint32
+	retired  atomic.Uint32 // lanes taken out of use: their free blocks cannot be stored to
 
 	inherited inheritedPages
 	counters  counters
 }
+
+const (
+	// failedHalfway: metadata could not be stored half way through a commit. Only
+	// another open helps, which recovers as after a crash.
+	failedHalfway = 1 << iota
+	// failedFlag: the info block says so.
+	failedFlag
+	// failedMemory: there is no lane left whose free block can be stored to.
+	failedMemory
+)
+
+func (a *arena) failed() bool { return a.failures.Load() != 0 }
 
 // mapOff, flogOff and dataOff are where things of this arena are in the region.
 func (a *arena) mapOff(lba layout.PremapLBA) uint64 {

@@ -13,6 +13,13 @@ import (
 // ReadAt fills p from byte off. Each block is read at one moment; different
 // blocks at different ones. n is len(p), or what was read before the error.
 func (d *Device) ReadAt(p []byte, off int64) (n int, err error) {
+	if n, err = d.readAt(p, off); err != nil {
+		d.markIfBad(off+int64(n), err)
+	}
+	return n, err
+}
+
+func (d *Device) readAt(p []byte, off int64) (n int, err error) {
 	defer d.reg.CatchFault(&err)
 	defer pmem.ArmFaults()()
 	if !d.inRange(off, int64(len(p))) {
@@ -70,6 +77,10 @@ func (d *Device) WriteAt(p []byte, off int64) (int, error) {
 // three drains. On return everything without an error is durable, and every block,
 // with an error or without, is wholly old or wholly new.
 func (d *Device) WriteGroup(offs []int64, data [][]byte, errs []error) {
+	if len(offs) == 1 && d.isBlock(offs[0], len(data[0])) {
+		errs[0] = d.writeBlock(offs[0], data[0])
+		return
+	}
 	w := writer{d: d}
 	for i := range offs {
 		errs[i] = nil
@@ -83,6 +94,21 @@ func (d *Device) WriteGroup(offs []int64, data [][]byte, errs []error) {
 		}
 	}
 	w.flush(errs)
+}
+
+// isBlock reports whether n bytes at off are one block that can be written as it is.
+func (d *Device) isBlock(off int64, n int) bool {
+	return n == int(d.sector) && n%8 == 0 && uint64(off)%uint64(n) == 0 && d.inRange(off, int64(n)) && !d.ReadOnly()
+}
+
+// writeBlock writes one block, without a writer, which is large and has to be
+// cleared.
+func (d *Device) writeBlock(off int64, p []byte) error {
+	lba, _ := d.split(off)
+	a, pre := d.locate(lba)
+	group := [1]blockWrite{{lba: pre, data: p}}
+	_, err := d.write(a, group[:])
+	return err
 }
 
 // writer gathers whole blocks into groups of one arena. The outcomes of the
@@ -149,7 +175,7 @@ func (w *writer) flush(errs []error) {
 	committed, err := w.d.write(w.arena, group)
 	left := group[committed:]
 	for i := range left {
-		if err != nil && len(group) > 1 && !w.arena.failed.Load() {
+		if err != nil && len(group) > 1 && !w.arena.failed() {
 			_, alone := w.d.write(w.arena, left[i:i+1])
 			fail(errs, left[i].req, alone)
 		} else {
@@ -187,7 +213,10 @@ func (d *Device) writePart(a *arena, lba layout.PremapLBA, in int, p []byte) (er
 	defer pmem.ArmFaults()()
 	scratch := d.scratch.Get().(*[]byte)
 	defer d.scratch.Put(scratch)
-	return a.writePart(lba, in, p, *scratch)
+	for committed := 0; committed == 0 && err == nil; {
+		committed, err = a.writePart(lba, in, p, *scratch)
+	}
+	return err
 }
 
 // ZeroAt makes n bytes at off read as zeros, durably on return. Whole blocks

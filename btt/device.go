@@ -62,7 +62,9 @@ func (d *Device) ZerosFast() bool {
 func (d *Device) Close() error { return d.reg.Close() }
 
 // SetArenaError sets or clears the error flag in both info blocks of the arena
-// and refuses or allows writes to it. It is durable on return.
+// and refuses or allows writes to it. It is durable on return. Writes that were
+// refused because one has failed half way are not allowed that way: what is in
+// memory may be ahead of the medium, and only another open makes it even.
 func (d *Device) SetArenaError(arena int, inError bool) (err error) {
 	defer d.reg.CatchFault(&err)
 	defer pmem.ArmFaults()()
@@ -71,13 +73,16 @@ func (d *Device) SetArenaError(arena int, inError bool) (err error) {
 	}
 	a := d.arenas[arena]
 	if inError {
-		a.failed.Store(true)
+		a.failures.Or(failedFlag)
 		return a.setFlags(layout.FlagError)
+	}
+	if a.failures.Load()&^failedFlag != 0 {
+		return errReopen
 	}
 	if err := a.setFlags(0); err != nil {
 		return err
 	}
-	a.failed.Store(false)
+	a.failures.And(^uint32(failedFlag))
 	return nil
 }
 

@@ -67,5 +67,6 @@
 //
 // Lock order: lane, then (waiting for the RTT), then map locks in ascending
 // order, then nothing. Nobody holding a map lock waits for a lane, and readers
-// hold nothing that a writer waits for but their RTT slot.
+// hold nothing that a writer waits for but their RTT slot, which they give back
+// within a copy. So a partial write may wait for it with its map lock in hand.
 package btt

@@ -50,6 +50,7 @@ var (
 	errBadBlock   = &ioError{syscall.EIO, "the block is marked bad (error entry in the map); writing it anew makes it good"}
 	errBadEntry   = &ioError{syscall.EIO, "the map entry names a block that does not exist; run bttcheck"}
 	errArena      = &ioError{syscall.EIO, "the arena is in error and takes no writes; run bttcheck"}
+	errReopen     = &ioError{syscall.EIO, "a write to the arena has failed half way; open the image again, which recovers it"}
 	errReadOnly   = &ioError{syscall.EROFS, "the device is read-only"}
 	errReadRange  = &ioError{syscall.EINVAL, "the range ends past the end of the device"}
 	errWriteRange = &ioError{syscall.ENOSPC, "the range ends past the end of the device"}

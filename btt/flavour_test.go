@@ -202,8 +202,12 @@ func TestOldPaddingIsKept(t *testing.T) {
 	r.Write(a.flogOff(3), b[:])
 	r.Store32(a.mapOff(9), uint32(layout.NormalEntry(free)))
 	d := opened(t, r)
-	for i := range int64(20) {
-		mustWrite(t, d, i%20*512, fill(byte(i), 2*512)) // both lanes of a word
+	for word := range uint32(2) {
+		other, set := d.arenas[0].pool.tryTake(2, word) // so that those of the other word write
+		for i := range int64(20) {
+			mustWrite(t, d, i%20*512, fill(byte(i), 2*512))
+		}
+		d.arenas[0].pool.put(other, set)
 	}
 	for lane := range uint32(4) {
 		if g := flogGroup(a, lane); g[1] != (layout.FlogRecord{}) || g[3] != (layout.FlogRecord{}) || g[2].Seq == 0 {

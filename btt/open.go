@@ -231,7 +231,7 @@ func (d *Device) newArena(index int, base uint64, in *layout.Info, st *infoState
 	a.rtt.init()
 	a.inherited.init(a)
 	if in.Flags&layout.FlagError != 0 {
-		a.failed.Store(true)
+		a.failures.Or(failedFlag)
 		d.warnings = append(d.warnings, fmt.Sprintf("arena %d: its error flag is set, it takes no writes; run bttcheck", index))
 	}
 	return a

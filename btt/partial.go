@@ -9,45 +9,41 @@ import (
 // under the map lock that the commit also needs. A whole sector comes this way if
 // its length is no multiple of 8, which is what memory is written in; scratch is
 // one sector long, rounded up to that.
-func (a *arena) writePart(lba layout.PremapLBA, off int, p, scratch []byte) error {
-	sector := int(uint64(a.geo.ExternalLBASize) - a.metadata)
+// Like [arena.writeSome] it may lose its lane and do nothing.
+func (a *arena) writePart(lba layout.PremapLBA, off int, p, scratch []byte) (n int, err error) {
 	hint := a.reg.Hint()
 	word, set := a.takeLanes(1, hint)
-	defer a.pool.put(word, set)
-	if a.failed.Load() { // with the lane in hand: see commitLocked
-		return errArena
+	defer func() { a.pool.put(word, set) }()
+	if a.failed() { // with the lane in hand: see commitLocked
+		return 0, errArena
 	}
 	group := [1]blockWrite{{lba: lba, data: scratch, lane: a.pool.lane(word, set)}}
-	if err := a.mend(group[:], hint); err != nil {
-		return err
-	}
-	free := a.lanes[group[0].lane].free
-	a.waitForReaders(free, hint)
 
 	var locks lockSet
 	locks.add(lockOf(lba))
 	a.lock(&locks)
 	defer a.unlock(&locks)
 
+	sector := a.sector()
 	if err := a.readOld(lba, sector-len(p), scratch[:sector]); err != nil {
-		return err
+		return 0, err
 	}
 	copy(scratch[off:], p)
 	clear(scratch[sector:])
-	a.reg.Write(a.dataOff(free), scratch)
-	if a.metadata > 0 {
-		a.reg.Zero(a.dataOff(free)+uint64(len(scratch)), a.metadata)
-	}
-	a.reg.Touch(a.mapOff(lba))
-	if err := a.reg.Drain(); err != nil {
-		return err
+	if err := a.fill(group[:], hint); err != nil {
+		lost, err := a.retire(group[:], err)
+		set &^= lost
+		return 0, err
 	}
 	c := a.counters.at(hint)
 	c.blocksWritten.Add(1)
 	c.partWrites.Add(1)
 	c.groups.Add(1)
-	return a.commitLocked(group[:])
+	return 1, a.commitLocked(group[:])
 }
+
+// sector is the size in bytes of a block as the user sees it.
+func (a *arena) sector() int { return int(uint64(a.geo.ExternalLBASize) - a.metadata) }
 
 // readOld reads the sector of which a write keeps some bytes, for a caller who
 // holds its map lock. It fails if that sector cannot be read.

@@ -1,6 +1,7 @@
 package btt
 
 import (
+	"math/bits"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -21,12 +22,14 @@ import (
 // 2 and 3 in this order on every machine; sync/atomic gives it.
 //
 // Slots are not lanes: readers take one by filling it, and a writer looks only
-// at as many as were ever in use at once.
+// at those that were ever in use. The hints of readers keep to the first few, one
+// for each goroutine as long as they do not meet.
 const rttSlots = 256
 
 type rtt struct {
-	high    atomic.Int32 // slots at and above this were never used
-	waiters atomic.Int32 // parked writers
+	used    [rttSlots / 64]atomic.Uint64 // a bit for each slot that was ever filled
+	window  uint32                       // slots that readers try first
+	waiters atomic.Int32                 // parked writers
 	mu      sync.Mutex
 	cleared sync.Cond
 	slots   [rttSlots]rttSlot
@@ -38,18 +41,21 @@ type rttSlot struct {
 	_     [60]byte
 }
 
-func (t *rtt) init() { t.cleared.L = &t.mu }
+func (t *rtt) init() {
+	t.cleared.L = &t.mu
+	t.window = min(rttSlots, max(16, 4*uint32(runtime.GOMAXPROCS(0))))
+}
 
 // publish announces that block is going to be read and returns the slot, which
 // the caller must clear on every path. hint spreads readers over the slots.
 func (t *rtt) publish(block layout.PostmapLBA, hint uint32) *rttSlot {
 	for {
 		for i := uint32(0); i < rttSlots; i++ {
-			n := int32((hint + i) % rttSlots)
-			// The mark is raised before the slot is filled: a writer that reads
-			// an old mark has looked before the announcement, see above.
-			for high := t.high.Load(); n >= high; high = t.high.Load() {
-				t.high.CompareAndSwap(high, n+1)
+			n := (hint%t.window + i) % rttSlots
+			// The slot is marked before it is filled: a writer that does not see
+			// the mark has looked before the announcement, see above.
+			if used, bit := &t.used[n/64], uint64(1)<<(n%64); used.Load()&bit == 0 {
+				used.Or(bit)
 			}
 			if s := &t.slots[n]; s.block.Load() == 0 && s.block.CompareAndSwap(0, uint32(block)+1) {
 				return s
@@ -71,9 +77,11 @@ func (t *rtt) clear(s *rttSlot) {
 
 // reading reports whether anybody has announced block.
 func (t *rtt) reading(block layout.PostmapLBA) bool {
-	for i := range t.slots[:t.high.Load()] {
-		if t.slots[i].block.Load() == uint32(block)+1 {
-			return true
+	for w := range t.used {
+		for set := t.used[w].Load(); set != 0; set &= set - 1 {
+			if t.slots[w*64+bits.TrailingZeros64(set)].block.Load() == uint32(block)+1 {
+				return true
+			}
 		}
 	}
 	return false

@@ -13,6 +13,7 @@ type Stats struct {
 	LaneWaits      uint64 // writers that found no lane free
 	RTTWaits       uint64 // writers that found their free block being read
 	LanesRecovered uint64 // writes that the open completed
+	LanesRetired   int    // lanes out of use until the next open: their free blocks are bad memory
 	ArenasFailed   int    // arenas that take no writes
 }
 
@@ -41,7 +42,8 @@ func (d *Device) Stats() Stats {
 			s.LaneWaits += c.laneWaits.Load()
 			s.RTTWaits += c.rttWaits.Load()
 		}
-		if a.failed.Load() {
+		s.LanesRetired += int(a.retired.Load())
+		if a.failed() {
 			s.ArenasFailed++
 		}
 	}

@@ -16,25 +16,30 @@ type blockWrite struct {
 	data []byte // one sector
 	req  int    // index of the request that the block belongs to
 
-	lane uint32          // owned while the write is under way
-	old  layout.MapEntry // the entry that the write replaces
+	lane    uint32          // owned while the write is under way
+	storing bool            // into the lane's free block, at this moment
+	old     layout.MapEntry // the entry that the write replaces
 }
 
-// writeSome commits as many blocks of the group as there are lanes to be had.
+// writeSome commits as many blocks of the group as there are lanes to be had. It
+// may be none without an error: a lane was lost, and others are to be tried.
 func (a *arena) writeSome(group []blockWrite) (n int, err error) {
 	hint := a.reg.Hint()
 	word, set := a.takeLanes(min(len(group), maxGroup), hint)
-	defer a.pool.put(word, set)
-	if a.failed.Load() { // with the lanes in hand: see commitLocked
+	defer func() { a.pool.put(word, set) }()
+	if a.failed() { // with the lanes in hand: see commitLocked
 		return 0, errArena
 	}
 	group = group[:bits.OnesCount64(set)]
+	rest := set
 	for i := range group {
-		group[i].lane = a.pool.lane(word, set)
-		set &= set - 1
+		group[i].lane = a.pool.lane(word, rest)
+		rest &= rest - 1
 	}
 
 	if err := a.fill(group, hint); err != nil {
+		lost, err := a.retire(group, err)
+		set &^= lost
 		return 0, err
 	}
 	c := a.counters.at(hint)
@@ -44,8 +49,10 @@ func (a *arena) writeSome(group []blockWrite) (n int, err error) {
 }
 
 // fill is step 1: the data goes into the lanes' free blocks. Nothing names them
-// yet, so a fault or a crash in here changes nothing.
-func (a *arena) fill(group []blockWrite, hint uint32) error {
+// yet, so a fault or a crash in here changes nothing. The blocks whose lanes have
+// met a fault are marked.
+func (a *arena) fill(group []blockWrite, hint uint32) (err error) {
+	defer a.reg.CatchFault(&err)
 	if err := a.mend(group, hint); err != nil {
 		return err
 	}
@@ -53,11 +60,13 @@ func (a *arena) fill(group []blockWrite, hint uint32) error {
 		w := &group[i]
 		free := a.lanes[w.lane].free
 		a.waitForReaders(free, hint)
+		a.reg.Touch(a.mapOff(w.lba))
+		w.storing = true
 		a.reg.Write(a.dataOff(free), w.data)
 		if a.metadata > 0 {
 			a.reg.Zero(a.dataOff(free)+uint64(len(w.data)), a.metadata)
 		}
-		a.reg.Touch(a.mapOff(w.lba))
+		w.storing = false
 	}
 	return a.reg.Drain()
 }
@@ -73,7 +82,9 @@ func (a *arena) mend(group []blockWrite, hint uint32) error {
 			continue
 		}
 		a.waitForReaders(l.free, hint)
+		group[i].storing = true
 		a.reg.Zero(a.dataOff(l.free), uint64(a.geo.InternalLBASize))
+		group[i].storing = false
 		mended = true
 	}
 	if !mended {
@@ -86,6 +97,28 @@ func (a *arena) mend(group []blockWrite, hint uint32) error {
 		a.lanes[group[i].lane].bad = false
 	}
 	return nil
+}
+
+// retire says what becomes of a group that could not be filled because of err. If
+// the memory of a lane's free block is bad, the lane is taken out of use: it must
+// not be put back, and the error is gone, because any other lane will do. Nothing
+// of that is noted on media; the next open tries the block again. The last lane
+// stays, for those who wait for one: the arena then takes no more writes.
+func (a *arena) retire(group []blockWrite, err error) (lost uint64, _ error) {
+	if !isBadMemory(err) {
+		return 0, err
+	}
+	for i := range group {
+		if !group[i].storing {
+			continue
+		}
+		group[i].storing = false
+		if a.retired.Add(1) < a.geo.Nfree {
+			return 1 << (group[i].lane % a.pool.perWord), nil
+		}
+		a.failures.Or(failedMemory)
+	}
+	return 0, err
 }
 
 // commit is steps 2 and 3 for a group whose data is durable in its lanes' free
@@ -107,7 +140,7 @@ func (a *arena) commit(group []blockWrite) error {
 // lane calls free may be mapped by the next recovery, and the entries that such a
 // lock guards may be about to move.
 func (a *arena) commitLocked(group []blockWrite) error {
-	if a.failed.Load() {
+	if a.failed() {
 		return errArena // since we waited for the lock: its holder has left a record half way
 	}
 	for i := range group {
@@ -118,7 +151,7 @@ func (a *arena) commitLocked(group []blockWrite) error {
 	done := false
 	defer func() {
 		if !done {
-			a.failed.Store(true)
+			a.failures.Or(failedHalfway)
 		}
 	}()
 	a.logMoves(group)
@@ -135,7 +168,9 @@ func (a *arena) commitLocked(group []blockWrite) error {
 }
 
 // logMoves is step 2: each lane's older flog record becomes the new one. It
-// counts from the moment that the second word is there.
+// counts from the moment that the second word is there. All are stored before any
+// is flushed, here and in swing: on amd64 a store is an XCHG, and waits for the
+// write-backs before it.
 func (a *arena) logMoves(group []blockWrite) {
 	for i := range group {
 		w := &group[i]
@@ -147,11 +182,18 @@ func (a *arena) logMoves(group []blockWrite) {
 			New: a.flavour.LoggedNew(l.free),
 			Seq: l.seq,
 		}.Words()
-		off := a.flogOff(w.lane) + uint64(l.slot)*layout.FlogRecordSize
+		off := a.recordOff(w.lane)
 		a.reg.Store64(off, lbaOld)
 		a.reg.Store64(off+8, newSeq)
-		a.reg.Flush(off, layout.FlogRecordSize)
 	}
+	for i := range group {
+		a.reg.Flush(a.recordOff(group[i].lane), layout.FlogRecordSize)
+	}
+}
+
+// recordOff is where the next flog record of a lane goes.
+func (a *arena) recordOff(lane uint32) uint64 {
+	return a.flogOff(lane) + uint64(a.lanes[lane].slot)*layout.FlogRecordSize
 }
 
 // swing is step 3: the map entries move to the new blocks. A line that several
@@ -159,10 +201,12 @@ func (a *arena) logMoves(group []blockWrite) {
 func (a *arena) swing(group []blockWrite) {
 	for i := range group {
 		w := &group[i]
-		off := a.mapOff(w.lba)
-		a.reg.Store32(off, uint32(layout.NormalEntry(a.lanes[w.lane].free)))
-		if i+1 == len(group) || group[i+1].lba/entriesPerLine != w.lba/entriesPerLine {
-			a.reg.Flush(off, entrySize)
+		a.reg.Store32(a.mapOff(w.lba), uint32(layout.NormalEntry(a.lanes[w.lane].free)))
+	}
+	for i := range group {
+		lba := group[i].lba
+		if i+1 == len(group) || group[i+1].lba/entriesPerLine != lba/entriesPerLine {
+			a.reg.Flush(a.mapOff(lba), entrySize)
 		}
 	}
 }

@@ -23,7 +23,7 @@ func (a *arena) mark(lba layout.PremapLBA, n uint32, change func(layout.PostmapL
 }
 
 func (a *arena) markPass(lba layout.PremapLBA, n uint32, change func(layout.PostmapLBA) layout.MapEntry) error {
-	if a.failed.Load() {
+	if a.failed() {
 		return errArena
 	}
 	var locks lockSet
@@ -32,10 +32,20 @@ func (a *arena) markPass(lba layout.PremapLBA, n uint32, change func(layout.Post
 	}
 	a.lock(&locks)
 	defer a.unlock(&locks)
-	if a.failed.Load() { // with the locks in hand: see commitLocked
+	if a.failed() { // with the locks in hand: see commitLocked
 		return errArena
 	}
-	a.unsettled(&locks, 1)
+	for i := range layout.PremapLBA(n) {
+		if uint32(a.entry(lba+i).Owned(lba+i)) >= a.geo.InternalNLBA {
+			return errBadEntry // a flag would hide that from those who read it
+		}
+	}
+	return a.markLocked(&locks, lba, n, change)
+}
+
+// markLocked is [arena.markPass] for a caller who holds the map locks.
+func (a *arena) markLocked(locks *lockSet, lba layout.PremapLBA, n uint32, change func(layout.PostmapLBA) layout.MapEntry) error {
+	a.unsettled(locks, 1)
 	// When a store faults or a drain fails the entries stay unsettled: readers
 	// then go on persisting them before they answer.
 	changed := false
@@ -49,14 +59,14 @@ func (a *arena) markPass(lba layout.PremapLBA, n uint32, change func(layout.Post
 		}
 	}
 	if !changed {
-		a.unsettled(&locks, -1)
+		a.unsettled(locks, -1)
 		return nil
 	}
 	if err := a.reg.Drain(); err != nil {
-		a.failed.Store(true)
+		a.failures.Or(failedHalfway)
 		return err
 	}
-	a.unsettled(&locks, -1)
+	a.unsettled(locks, -1)
 	a.counters.at(a.reg.Hint()).blocksMarked.Add(uint64(n))
 	return nil
 }

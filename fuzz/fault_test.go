@@ -23,12 +23,13 @@ func (f *fault) Addr() uintptr { return f.at }
 
 // refusal makes the n-th thing of its kind fail, once.
 type refusal struct {
-	what string
-	arm  func(m *pmemtest.Machine, n int) (left *int)
+	what  string
+	floor int // of times it is met
+	arm   func(m *pmemtest.Machine, n int) (left *int)
 }
 
 var refusals = []refusal{
-	{"access", func(m *pmemtest.Machine, n int) *int {
+	{"access", 500, func(m *pmemtest.Machine, n int) *int {
 		at := reflect.ValueOf(m.Peek()).Pointer()
 		m.OnAccess = func() {
 			if n--; n == 0 {
@@ -37,7 +38,7 @@ var refusals = []refusal{
 		}
 		return &n
 	}},
-	{"drain", func(m *pmemtest.Machine, n int) *int {
+	{"drain", 50, func(m *pmemtest.Machine, n int) *int {
 		m.OnDrain = func() error {
 			if n--; n == 0 {
 				return syscall.EIO
@@ -64,34 +65,98 @@ func TestFaults(t *testing.T) {
 	reads := []op{{opRead, 0, lowLanes}, {opRead, 1, lowLanes}, {opRead, 2, lowLanes}}
 	for _, r := range refusals {
 		e := &explorer{flavour: layout.UEFI}
-		met := 0
-		for _, prefix := range before {
-			for _, o := range append(reads, alphabet...) {
-				for n, hit := 1, true; hit; n++ {
-					var err error
-					if hit, err = e.refuse(prefix, o, r, n); err != nil {
-						t.Fatalf("%v, then %v with %s %d failing: %v", prefix, o, r.what, n, err)
-					}
-					if hit {
-						met++
-					}
+		met := e.refuseEach(t, r, append(reads, alphabet...), e.afterFault)
+		t.Logf("%d times a failing %s, %d images", met, r.what, e.images)
+		atLeast(t, "failures", met, r.floor)
+	}
+}
+
+// Goal: an operator who clears the error flag of an arena that has failed, with the
+// device open, gets it back sound, or is refused. Nothing of what memory had been
+// ahead of media by is built upon. Method: as before; then the flag is cleared, every
+// lane writes, and every further operation is cut short at every moment.
+func TestFaultsCleared(t *testing.T) {
+	for _, r := range refusals {
+		e := &explorer{flavour: layout.UEFI}
+		cleared, refused := 0, 0
+		e.refuseEach(t, r, alphabet, func(w *world, o op) error {
+			if o.kind == opReopen || w.d.Stats().ArenasFailed == 0 {
+				return nil
+			}
+			if err := w.d.SetArenaError(0, false); err != nil {
+				refused++
+				return e.afterFault(w, o)
+			}
+			cleared++
+			return e.afterClearing(w)
+		})
+		t.Logf("%s: %d arenas cleared, %d refused, %d images", r.what, cleared, refused, e.images)
+		atLeast(t, "arenas in error", cleared+refused, r.floor/10)
+	}
+}
+
+// afterClearing goes on with a device whose arena had failed and does no more.
+func (e *explorer) afterClearing(w *world) error {
+	if w.d.Stats().ArenasFailed > 0 {
+		return errors.New("the error flag was cleared, but the arena is in error still")
+	}
+	if err := e.crash(w.m, w, w.now, 0); err != nil {
+		return fmt.Errorf("crash after the flag was cleared: %w", err)
+	}
+	if err := sound(w.m, e.flavour); err != nil {
+		return fmt.Errorf("the flag was cleared: %w", err)
+	}
+	if err := w.readAll(); err != nil { // from now on all is decided
+		return fmt.Errorf("the flag was cleared: %w", err)
+	}
+	w.inError = false
+	for _, next := range []op{{opGroup, 0, lowLanes}, {opGroup, 0, highLanes}, {opPart, 0, lowLanes}, {opZero, 1, lowLanes}, {opWrite, 2, lowLanes}} {
+		during, _ := w.during(next)
+		onCrash(w.m, func() error { return e.crash(w.m, w, during, 0) })
+		err := w.do(next)
+		onCrash(w.m, nil)
+		if err != nil {
+			return fmt.Errorf("the flag was cleared: %w", err)
+		}
+		if err := w.readAll(); err != nil {
+			return fmt.Errorf("the flag was cleared, then %v: %w", next, err)
+		}
+	}
+	if err := w.takesAllLanes(); err != nil {
+		return fmt.Errorf("the flag was cleared: %w", err)
+	}
+	return e.crash(w.m, w, w.now, 0)
+}
+
+// refuseEach carries every operation out, after each of some prefixes, with the
+// n-th thing failing for every n, and looks at what is left with after.
+func (e *explorer) refuseEach(t *testing.T, r refusal, ops []op, after func(*world, op) error) (met int) {
+	for _, prefix := range before {
+		for _, o := range ops {
+			for n, hit := 1, true; hit; n++ {
+				var err error
+				if hit, err = e.refuse(prefix, o, r, n, after); err != nil {
+					t.Fatalf("%v, then %v with %s %d failing: %v", prefix, o, r.what, n, err)
+				}
+				if hit {
+					met++
 				}
 			}
 		}
-		t.Logf("%d times a failing %s, %d images", met, r.what, e.images)
 	}
+	return met
 }
 
 // refuse carries prefix out, then o with a failure, then goes on. hit is false
 // when o was done before it came to that.
-func (e *explorer) refuse(prefix []op, o op, r refusal, n int) (hit bool, err error) {
+func (e *explorer) refuse(prefix []op, o op, r refusal, n int, after func(*world, op) error) (hit bool, err error) {
 	w := newWorld(e.flavour)
 	for _, p := range prefix {
 		if err := w.do(p); err != nil {
 			return false, err
 		}
 	}
-	during, after := w.during(o)
+	during, whole := w.during(o)
 	refused := w.refuses(o)
 	w.writes++
 	w.m.Lanes = o.lanes
@@ -105,10 +170,10 @@ func (e *explorer) refuse(prefix []op, o op, r refusal, n int) (hit bool, err er
 	case hit && done != nil && !errors.Is(done, syscall.EIO):
 		return true, fmt.Errorf("got %w, want EIO", done)
 	case done == nil && o.kind != opRead:
-		during = after
+		during = whole
 	}
 	w.now = during
-	return hit, e.afterFault(w, o)
+	return hit, after(w, o)
 }
 
 // attempt carries o out, which may fail.
@@ -161,8 +226,12 @@ func (e *explorer) afterFault(w *world, o op) error {
 }
 
 // takesAllLanes reports lanes that nobody has given back: a group for all lanes of
-// a word then takes more than one commit.
+// a word then takes more than one commit. A lane whose block refused a store is
+// out of use, and the device says so.
 func (w *world) takesAllLanes() error {
+	if w.d.Stats().LanesRetired > 0 {
+		return nil
+	}
 	for _, lanes := range []uint32{lowLanes, highLanes} {
 		w.m.Lanes = lanes
 		before := w.d.Stats().Groups

@@ -18,7 +18,10 @@ type FaultError struct {
 	Path string
 	Off  uint64
 	Err  error
-	why  string
+	// Medium: it is the memory at Off that is bad. It is not that the file is too
+	// short or its filesystem full, or that the medium as a whole refuses.
+	Medium bool
+	why    string
 }
 
 func (e *FaultError) Error() string {
@@ -78,9 +81,10 @@ func (r *Region) fault(v any) *FaultError {
 	if off >= (r.Size()+page-1)&^(page-1) {
 		return nil
 	}
-	e := &FaultError{Path: r.name(), Off: off, Err: syscall.EIO}
+	e := &FaultError{Path: r.name(), Off: off, Err: syscall.EIO, Medium: true}
 	if r.file != nil {
-		e.why, e.Err = r.file.diagnose(off, page)
+		e.why, e.Err = r.file.diagnose(off)
+		e.Medium = e.why == badMemory && r.file.refuses(off) && !r.file.refuses(0)
 	}
 	return e
 }
@@ -89,8 +93,10 @@ func (r *Region) fault(v any) *FaultError {
 // a few back, and others may have freed one since the fault.
 const nearlyFull = 16
 
+const badMemory = "bad memory or a failing disk: see the kernel log"
+
 // diagnose asks the file what a fault at off likely means.
-func (f *file) diagnose(off, page uint64) (why string, err error) {
+func (f *file) diagnose(off uint64) (why string, err error) {
 	if f.readOnly && !f.private {
 		return "opened read-only, and this device allows no private copy: open it writable to recover it", syscall.EROFS
 	}
@@ -102,17 +108,32 @@ func (f *file) diagnose(off, page uint64) (why string, err error) {
 		if off >= uint64(st.Size) {
 			return fmt.Sprintf("the file was truncated to %d bytes while in use: restore it", st.Size), syscall.EIO
 		}
-		if f.hole(off&^(page-1), page) && f.full() {
+		if f.holeNear(off, uint64(st.Size)) && f.full() {
 			return "the filesystem is full and this part of the file has no block yet: free some space", syscall.ENOSPC
 		}
 	}
-	return "bad memory or a failing disk: see the kernel log", syscall.EIO
+	return badMemory, syscall.EIO
 }
 
-// hole reports whether no byte of the page at off has a block.
-func (f *file) hole(off, page uint64) bool {
-	data, err := unix.Seek(f.fd, int64(off), unix.SEEK_DATA)
-	return err == unix.ENXIO || err == nil && uint64(data) >= off+page
+// refuses reports whether the byte at off cannot be read by read(2) either. Device
+// DAX has no read(2); there it is the memory, as nothing else stands in between.
+func (f *file) refuses(off uint64) bool {
+	var b [1]byte
+	_, err := retry(func() (int, error) { return unix.Pread(f.fd, b[:], int64(off)) })
+	return err == unix.EIO || err == unix.EINVAL && off > 0
+}
+
+// maxFolio is the most that the kernel makes writable at once. Where a block of a
+// folio cannot be had, a store to any page of it fails, to those with a block too
+// (ext4, Linux 6.16).
+const maxFolio = 2 << 20
+
+// holeNear reports whether a block is missing in what the kernel may have tried to
+// make writable for a store at off.
+func (f *file) holeNear(off, size uint64) bool {
+	from := off &^ (maxFolio - 1)
+	hole, err := unix.Seek(f.fd, int64(from), unix.SEEK_HOLE)
+	return err == nil && uint64(hole) < min(from+maxFolio, size)
 }
 
 func (f *file) full() bool {

@@ -73,8 +73,8 @@ func TestProtectedPage(t *testing.T) {
 		for op, f := range ops {
 			err := catch(r, f)
 			var fe *FaultError
-			if !errors.As(err, &fe) || fe.Off/page != 1 || !errors.Is(err, syscall.EIO) {
-				t.Errorf("%s: %s: %v", name, op, err)
+			if !errors.As(err, &fe) || fe.Off/page != 1 || !errors.Is(err, syscall.EIO) || fe.Medium {
+				t.Errorf("%s: %s: %v, bad memory %v", name, op, err, fe != nil && fe.Medium)
 			}
 		}
 		if err := catch(r, func() { r.Write(0, p); r.Store32(2*page, 7) }); err != nil || r.Load32(2*page) != 7 {
@@ -115,7 +115,7 @@ func TestTruncatedFile(t *testing.T) {
 				t.Errorf("%s: %s beyond the end: %v", name, op, err)
 				continue
 			}
-			if fe.Off/page != 3 || fe.Path != r.Path() || !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "truncated to") {
+			if fe.Off/page != 3 || fe.Path != r.Path() || !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "truncated to") || fe.Medium {
 				t.Errorf("%s: %s: %+v: %v", name, op, fe, err)
 			}
 		}
@@ -223,6 +223,20 @@ func TestCatchFaultPassesOthers(t *testing.T) {
 	}
 	if err := catch(r, func() {}); err != nil {
 		t.Errorf("no panic, but %v", err)
+	}
+}
+
+// Goal: what read(2) refuses with EIO, and nothing else, counts as refused. Method:
+// /proc/self/mem, where that is so wherever nothing is mapped.
+func TestRefuses(t *testing.T) {
+	fd, err := unix.Open("/proc/self/mem", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	f, mapped := &file{fd: fd}, make([]byte, 1)
+	if !f.refuses(8) || f.refuses(uint64(address(mapped))) {
+		t.Errorf("refused: byte 8 %v, a byte of the heap %v; want true and false", f.refuses(8), f.refuses(uint64(address(mapped))))
 	}
 }
 

@@ -17,6 +17,7 @@ var instructions = []struct {
 	why            string
 }{
 	{"amd64", "movntCopy", `MOVNTIQ`, `MOV[QLBOU]+\s+[A-Z0-9]+, \d*\(DI\)`, "stores past the cache only: what is left in it is flushed by nobody"},
+	{"amd64", "movntLines", `VMOVNTDQ\s+Z0, \(DI\)`, `VMOVDQ\S*\s+Z0, \d*\(DI\)`, "stores past the cache only: what is left in it is flushed by nobody"},
 	{"amd64", "movntZero", `MOVNTIQ`, `MOV[QLBOU]+\s+[A-Z0-9]+, \d*\(DI\)`, "stores past the cache only: what is left in it is flushed by nobody"},
 	{"amd64", "clwb", `ANDQ\s+\$-64, AX`, `^$`, "begins with the line of the first byte"},
 	{"amd64", "clwb", `CLWB\s+\(AX\)`, `^$`, "writes back"},

@@ -27,6 +27,9 @@ type Options struct {
 	ReadOnly   bool // stores stay private to this process; the file is never changed
 	NoLock     bool // neither take nor respect the lock
 	Durability Mode
+	// SizeIfEmpty, if not 0, is the size in bytes that a regular file of none gets,
+	// once it is locked, so that nobody else can give it another: see [Region.Sized].
+	SizeIfEmpty uint64
 }
 
 // file is what a mapped region keeps of its file.
@@ -35,6 +38,7 @@ type file struct {
 	fd       int
 	readOnly bool
 	private  bool // stores go to private pages, not to the file
+	sized    bool // see Region.Sized
 }
 
 // Open maps the file, block device or device DAX (/dev/daxN.M) at path, whole.
@@ -73,20 +77,21 @@ func Create(path string, size uint64, o Options) (*Region, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: create: %w", path, err)
 	}
-	if err := unix.Ftruncate(fd, int64(size)); err != nil {
-		unix.Close(fd)
-		os.Remove(path)
-		return nil, fmt.Errorf("%s: set size to %d bytes: %w", path, size, err)
-	}
+	o.SizeIfEmpty = size
 	r, err := attach(path, fd, o)
-	if err == nil {
-		err = syncNew(path, fd)
-	}
-	if err != nil {
+	var inUse *InUseError
+	switch {
+	case errors.As(err, &inUse):
+		return nil, err // somebody was quicker, whose file it is now
+	case err != nil:
 		os.Remove(path)
-		if r != nil {
-			r.Close()
-		}
+		return nil, err
+	case !r.Sized():
+		return nil, errors.Join(fmt.Errorf("%s: create: %w", path, fs.ErrExist), r.Close())
+	}
+	if err := syncNew(path, fd); err != nil {
+		os.Remove(path) // while nobody else can own it
+		r.Close()
 		return nil, err
 	}
 	return r, nil
@@ -148,21 +153,30 @@ func openFile(path string, mode uint32, o Options) (int, error) {
 func attach(path string, fd int, o Options) (r *Region, err error) {
 	f := &file{path: path, fd: fd, readOnly: o.ReadOnly}
 	defer func() {
+		if err != nil && f.sized {
+			unix.Ftruncate(fd, 0) // while it is locked
+		}
 		if err != nil {
 			unix.Close(fd)
 		}
 	}()
-	var st unix.Stat_t
+	if !o.NoLock {
+		if err := f.takeLock(); err != nil {
+			return nil, err
+		}
+	}
+	var st unix.Stat_t // as it is under the lock
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, fmt.Errorf("%s: stat: %w", path, err)
 	}
 	if err := mappable(path, st.Mode); err != nil {
 		return nil, err
 	}
-	if !o.NoLock {
-		if err := f.takeLock(); err != nil {
-			return nil, err
+	if st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size == 0 && o.SizeIfEmpty > 0 {
+		if err := unix.Ftruncate(fd, int64(o.SizeIfEmpty)); err != nil {
+			return nil, fmt.Errorf("%s: set size to %d bytes: %w", path, o.SizeIfEmpty, err)
 		}
+		st.Size, f.sized = int64(o.SizeIfEmpty), true
 	}
 	size, err := sizeOf(path, fd, &st)
 	if err != nil {
@@ -271,6 +285,19 @@ func (f *file) mmap(size uint64, st *unix.Stat_t, m Mode) ([]byte, Durability, e
 		return mem, Process, nil
 	}
 	return mem, Msync, nil
+}
+
+// readAt fills p from the file. Where it cannot, which it reports, memory tells why:
+// device DAX knows no read(2), and the file may end, or its medium fail, before p is full.
+func (f *file) readAt(p []byte, off uint64) bool {
+	for len(p) > 0 {
+		n, err := retry(func() (int, error) { return unix.Pread(f.fd, p, int64(off)) })
+		if n <= 0 || err != nil {
+			return false
+		}
+		p, off = p[n:], off+uint64(n)
+	}
+	return true
 }
 
 // mapReadOnly maps the file so that stores, which recovery makes, stay in this

@@ -233,6 +233,40 @@ func TestCreate(t *testing.T) {
 	}
 }
 
+// Goal: an empty file gets its size from whoever locks it first, and from nobody else;
+// one that cannot be mapped so large is empty again.
+func TestSizeIfEmpty(t *testing.T) {
+	path := filepath.Join(diskDir(t), "f")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	size := func() int64 {
+		st, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Size()
+	}
+	if _, err := Open(path, Options{SizeIfEmpty: 1 << 62}); err == nil || size() != 0 {
+		t.Errorf("of 2^62 bytes: %v, and the file has %d", err, size())
+	}
+	r, err := Open(path, Options{SizeIfEmpty: 8192})
+	if err != nil || !r.Sized() || r.Size() != 8192 || size() != 8192 {
+		t.Fatalf("the first: %+v, %v", r, err)
+	}
+	var inUse *InUseError
+	if _, err := Open(path, Options{SizeIfEmpty: 4096}); !errors.As(err, &inUse) || size() != 8192 {
+		t.Errorf("the second: %v, and the file has %d bytes", err, size())
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = Open(path, Options{SizeIfEmpty: 4096}); err != nil || r.Sized() || r.Size() != 8192 {
+		t.Fatalf("the third: %+v, %v", r, err)
+	}
+	r.Close()
+}
+
 // Goal: the size of a device DAX is what sysfs says, cut to its alignment, and
 // another character device is refused in words.
 func TestDAXSize(t *testing.T) {

@@ -1,9 +1,6 @@
 package pmem
 
-import (
-	"fmt"
-	"math/rand/v2"
-)
+import "fmt"
 
 // Durability is what a completed [Region.Drain] has made the caller's stores
 // survive. It follows from the medium and is fixed when a region is opened.
@@ -82,6 +79,10 @@ func (r *Region) Path() string {
 	return r.file.path
 }
 
+// Sized reports whether the file was empty when it was opened, and has its size from
+// [Options].SizeIfEmpty.
+func (r *Region) Sized() bool { return r.file != nil && r.file.sized }
+
 // ReadOnly reports whether stores stay private to this process and are lost when
 // it ends.
 func (r *Region) ReadOnly() bool { return r.file != nil && r.file.readOnly }
@@ -94,6 +95,16 @@ func (r *Region) Read(p []byte, off uint64) {
 		r.beforeLoad(off, n, 1)
 	}
 	copyOut(p, r.mem[off:off+n])
+}
+
+// ReadOnce is Read for those who go through a lot of bytes once: it does not map
+// their pages, which costs more than copying them. What a read-only region keeps to
+// itself it does not see (see [Region.ReadOnly]).
+func (r *Region) ReadOnce(p []byte, off uint64) {
+	if r.tr == nil && r.file != nil && r.file.readAt(p, off) {
+		return
+	}
+	r.Read(p, off)
 }
 
 // Prefetch hints that the n bytes at off will be read soon. It is worth its few
@@ -204,13 +215,14 @@ func (r *Region) Await(ready func() bool) {
 	}
 }
 
-// Hint is a number for spreading callers over things of which any will do: chance
-// in production, the tracer's choice in a simulation, which must be repeatable.
+// Hint is a number for spreading callers over things of which any will do: mostly
+// the same for one goroutine, so that it finds again what is in its CPU's cache, and
+// another for the next. In a simulation, which must be repeatable, it is the tracer's.
 func (r *Region) Hint() uint32 {
 	if r.tr != nil {
 		return r.tr.Hint()
 	}
-	return rand.Uint32()
+	return whereStackIs()
 }
 
 // check panics unless [off, off+n) is in range and off is a multiple of align.

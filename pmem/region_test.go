@@ -78,6 +78,10 @@ func TestLoadStoreRead(t *testing.T) {
 		if want := []byte{4, 3, 2, 1, 7, 6, 5, 4, 3}; !bytes.Equal(got, want) {
 			t.Errorf("%s: media bytes %v, want %v", name, got, want)
 		}
+		once := make([]byte, 5)
+		if r.ReadOnce(once, 4097); !bytes.Equal(once, got[4:]) {
+			t.Errorf("%s: read once %v, want %v", name, once, got[4:])
+		}
 		if err := r.Persist(0, r.Size()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -85,6 +85,13 @@ func (r *Region) addNothing(off uint64) {
 	atomic.AddUint32((*uint32)(unsafe.Add(r.base, off)), 0)
 }
 
+// whereStackIs is a hash of the place of the caller's stack. A goroutine keeps its
+// stack, of 8 KiB or more when it does I/O, until it needs a larger one.
+func whereStackIs() uint32 {
+	var here byte
+	return uint32(uint64(uintptr(unsafe.Pointer(&here))) >> 13 * 0x9e3779b97f4a7c15 >> 40)
+}
+
 // bigEndian hosts swap on every load and store, so that media is little-endian.
 const bigEndian = runtime.GOARCH == "s390x" || runtime.GOARCH == "ppc64" ||
 	runtime.GOARCH == "mips" || runtime.GOARCH == "mips64"

@@ -1,14 +1,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"math/rand/v2"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -32,7 +33,7 @@ func engineSide(path, mode string, block, threads int) side {
 		if err != nil {
 			return measurement{}, err
 		}
-		return number(out)
+		return parse(out)
 	}
 }
 
@@ -45,13 +46,22 @@ func peerSide(program, path, mode string, block, threads int) side {
 		if err != nil {
 			return measurement{}, err
 		}
-		return number(out)
+		return parse(out)
 	}
 }
 
-func number(out []byte) (measurement, error) {
-	v, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
-	return measurement{Rate: v}, err
+// parse reads what either worker prints: operations or bytes a second, and CPU
+// seconds for each.
+func parse(out []byte) (m measurement, err error) {
+	_, err = fmt.Sscan(string(out), &m.Rate, &m.CPU)
+	return m, err
+}
+
+// cpuTime is the CPU time of this process so far, in seconds.
+func cpuTime() float64 {
+	var u syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &u) // cannot fail
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
 }
 
 // makeImage makes a BTT at path of which every block has data.
@@ -78,58 +88,88 @@ func makeImage(path string, sector uint32) error {
 }
 
 func engineMain(args []string) {
-	rate, err := engineRate(args)
+	m, err := measureEngine(args)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Printf("%.0f\n", rate)
+	fmt.Println(m.Rate, m.CPU)
 }
 
-func engineRate(args []string) (float64, error) {
+func measureEngine(args []string) (m measurement, err error) {
 	path, mode := args[0], args[1]
 	block, _ := strconv.Atoi(args[2])
 	threads, _ := strconv.Atoi(args[3])
 	seconds, _ := strconv.ParseFloat(args[4], 64)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := makeImage(path, uint32(block)); err != nil {
+			return m, err
+		}
+	}
 	r, err := pmem.Open(path, pmem.Options{Durability: pmem.ForceDAX})
 	if err != nil {
-		return 0, err
+		return m, err
 	}
 	d, err := btt.Open(r, btt.Options{})
 	if err != nil {
-		return 0, err
+		return m, err
 	}
 	defer d.Close()
+	if err := warmUp(d); err != nil {
+		return m, err
+	}
 	var stop atomic.Bool
 	var total atomic.Int64
 	var wg sync.WaitGroup
-	start := time.Now()
+	start, cpu := time.Now(), cpuTime()
 	for t := range threads {
 		wg.Go(func() { total.Add(engineLoop(d, r, mode, block, uint64(t), &stop)) })
 	}
 	time.Sleep(time.Duration(seconds * float64(time.Second)))
 	stop.Store(true)
 	wg.Wait()
-	return float64(total.Load()) / time.Since(start).Seconds(), nil
+	n := float64(total.Load())
+	return measurement{n / time.Since(start).Seconds(), (cpuTime() - cpu) / n}, nil
+}
+
+// warmUp reads every block, so that all pages are mapped before the clock starts.
+func warmUp(d *btt.Device) error {
+	p := make([]byte, 1<<20)
+	for off := int64(0); off < int64(d.Size()); off += int64(len(p)) {
+		if _, err := d.ReadAt(p[:min(int64(len(p)), int64(d.Size())-off)], off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// xorshift is the generator of the peer, so that choosing a block costs the same.
+type xorshift uint64
+
+func (s *xorshift) block(n int64) int64 {
+	*s ^= *s >> 12
+	*s ^= *s << 25
+	*s ^= *s >> 27
+	return int64(uint64(*s) * 2685821657736338717 % uint64(n))
 }
 
 // engineLoop returns operations, or bytes for the modes group and copy.
 func engineLoop(d *btt.Device, r *pmem.Region, mode string, block int, seed uint64, stop *atomic.Bool) (n int64) {
 	const stream = 128 << 10
-	rng := rand.New(rand.NewPCG(seed, 1))
+	rng := xorshift(88172645463325253 + seed)
 	p := make([]byte, max(block, stream))
 	for i := range p {
-		p[i] = byte(rng.Uint32())
+		p[i] = byte(rng.block(256))
 	}
 	blocks, streams := int64(d.Size())/int64(block), int64(d.Size())/stream
 	for i := int64(0); !stop.Load(); i++ {
 		var err error
 		switch mode {
 		case "write":
-			_, err = d.WriteAt(p[:block], rng.Int64N(blocks)*int64(block))
+			_, err = d.WriteAt(p[:block], rng.block(blocks)*int64(block))
 			n++
 		case "read":
-			_, err = d.ReadAt(p[:block], rng.Int64N(blocks)*int64(block))
+			_, err = d.ReadAt(p[:block], rng.block(blocks)*int64(block))
 			n++
 		case "group":
 			_, err = d.WriteAt(p[:stream], i%streams*stream)

@@ -2,7 +2,7 @@
 // run. Absolute figures of a shared machine mean little; ratios of pairs that ran
 // one after the other mean something, and their median more.
 //
-//	go run ./internal/bench [-pairs 5] [-seconds 2] [-only REGEXP] [-json FILE] [-svg FILE]
+//	go run ./internal/bench [-pairs 5] [-seconds 1] [-only REGEXP] [-json FILE] [-svg FILE]
 //
 // The peers are libpmemblk through a small C program, nbdkit's memory plugin,
 // nbdkit with a plugin over libpmemblk, and qemu-nbd. Images lie in /dev/shm and
@@ -42,7 +42,7 @@ func main() {
 		return
 	}
 	pairs := flag.Int("pairs", 5, "pairs a row")
-	seconds := flag.Float64("seconds", 2, "length of one measurement")
+	seconds := flag.Float64("seconds", 1, "length of one measurement")
 	only := flag.String("only", "", "rows whose name matches")
 	jsonFile := flag.String("json", "", "write the results there")
 	svgFile := flag.String("svg", "", "draw the ratios there")
@@ -112,9 +112,13 @@ func rate(v float64, unit string) string {
 	return fmt.Sprintf("%.1f k%s", v/1e3, unit)
 }
 
+// micros is CPU time an operation, or a KiB where bytes are counted.
 func micros(s float64) string {
 	if s == 0 {
 		return "-"
+	}
+	if s < 1e-8 {
+		return fmt.Sprintf("%.1f ns/KiB", s*1024*1e9)
 	}
 	return fmt.Sprintf("%.2f µs", s*1e6)
 }

@@ -17,7 +17,7 @@ func (m *Machine) Crash(c Chooser, reuse *Machine) *Machine {
 	} else {
 		n.reset(m.media)
 	}
-	n.Chooser = c
+	n.Chooser, n.Unordered = c, m.Unordered
 	for _, i := range m.dirty {
 		l := &m.lines[i]
 		// A line still open from an earlier crash has never been looked at, or it
@@ -62,7 +62,7 @@ func (m *Machine) Fingerprint(seed maphash.Seed) uint64 {
 // and a flush that nobody drained counts for nothing.
 func (m *Machine) Kill(c Chooser) *Machine {
 	n := New(m.media)
-	n.Chooser = c
+	n.Chooser, n.Unordered = c, m.Unordered
 	copy(n.mem, m.mem)
 	for _, i := range m.dirty {
 		l := &m.lines[i]
@@ -74,6 +74,7 @@ func (m *Machine) Kill(c Chooser) *Machine {
 			r.flushed, r.writer = 0, dead
 			n.push(uint64(i), r)
 		}
+		n.show(i) // also what the running thread did not see yet
 	}
 	return n
 }
@@ -158,7 +159,7 @@ func (m *Machine) decide(i uint64, choose func(n int) int) {
 		}
 	}
 	keep := cached
-	if certain < cached {
+	if certain < cached && !m.Unordered {
 		if k := choose(cached - certain + 1); k > 0 {
 			keep = certain + k - 1
 		}
@@ -169,6 +170,7 @@ func (m *Machine) decide(i uint64, choose func(n int) int) {
 		switch {
 		case r.bulk:
 			r.apply(content, r.survivors(choose))
+		case m.Unordered && !r.durable && choose(2) == 1:
 		case keep > 0:
 			r.apply(content, 0)
 			keep--

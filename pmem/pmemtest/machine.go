@@ -18,7 +18,8 @@
 //
 // Lines are independent of each other. The same model covers a file behind the
 // page cache, where flush and drain are an msync: writeback may happen at any
-// time, in any order of pages.
+// time, in any order of pages. With [Machine.Unordered] stores through the cache
+// survive in any combination, as they would on arm64 if they were no releases.
 //
 // # Lazy resolution
 //
@@ -52,9 +53,13 @@ type Machine struct {
 
 	// Chooser decides the fate of lines left open by the last crash.
 	Chooser Chooser
-	thread  int          // who is running; see Switch
-	hidden  []int        // lines of which the running thread sees an old state
-	reading map[int]span // by thread: a bulk copy out of memory that may be under way
+	// Unordered is how stores through the cache would survive on arm64 if they were
+	// no releases: those to one line in any combination, not only as a prefix. It
+	// holds for the crashes of this machine.
+	Unordered bool
+	thread    int          // who is running; see Switch
+	hidden    []int        // lines of which the running thread sees an old state
+	reading   map[int]span // by thread: a bulk copy out of memory that may be under way
 	// Race is the first bulk write that hit what another thread was copying out.
 	Race error
 	// Lanes is where the program looks first for a free lane, RTT slot and the like.
@@ -127,11 +132,16 @@ func (m *Machine) Peek() []byte {
 	return m.mem
 }
 
-// Undurable are the offsets of lines that hold stores a crash could still take.
+// Glance is the memory as seen now, with all that is still open taken for lost and
+// nothing decided. The caller must not change it.
+func (m *Machine) Glance() []byte { return m.mem }
+
+// Undurable are the offsets of lines that hold stores a crash could still take,
+// those that a killed predecessor has left apart.
 func (m *Machine) Undurable() (offs []uint64) {
 	for _, i := range m.dirty {
 		for _, r := range m.lines[i].pending {
-			if !r.durable {
+			if !r.durable && r.writer != dead {
 				offs = append(offs, uint64(i)*LineSize)
 				break
 			}
