@@ -33,7 +33,7 @@ func (x *reader) arenas(c *collector, f layout.Flavour) (arenas []Arena) {
 		a := x.arena(f, start)
 		a.Index, a.FirstLBA = i, lba
 		if !a.sound() {
-			a.reportLost(c)
+			x.reportLost(c, &a, f.Pool)
 			return arenas
 		}
 		arenas = append(arenas, a)
@@ -47,8 +47,9 @@ func (x *reader) arenas(c *collector, f layout.Flavour) (arenas []Arena) {
 }
 
 // reportLost: neither info block can be believed.
-func (a *Arena) reportLost(c *collector) {
-	a.reportCopies(c)
+func (x *reader) reportLost(c *collector, a *Arena, pool bool) {
+	x.lost = a
+	a.reportCopies(c, pool)
 	c.add(Finding{
 		Kind: ArenaLost, Severity: Error, Offset: a.Offset,
 		Message: fmt.Sprintf("neither info block of the arena at offset %d is sound; the blocks from lba %d on cannot be reached", a.Offset, a.FirstLBA),
@@ -58,7 +59,7 @@ func (a *Arena) reportLost(c *collector) {
 // judge reports what is wrong with an arena one of whose info blocks is sound.
 func (x *reader) judge(c *collector, f layout.Flavour, first, a *Arena) {
 	in := &a.Info
-	a.reportCopies(c)
+	a.reportCopies(c, f.Pool)
 	if in.Flags&layout.FlagError != 0 {
 		c.add(Finding{
 			Kind: ArenaError, Severity: Error, Offset: a.Offset,
@@ -88,9 +89,9 @@ func (x *reader) judge(c *collector, f layout.Flavour, first, a *Arena) {
 	}
 }
 
-// judgeGeometry finds the alignment of internal blocks that explains the offsets.
+// judgeGeometry finds the alignments of internal blocks that explain the offsets.
 func (a *Arena) judgeGeometry(c *collector, f layout.Flavour) {
-	if a.Align = explain(&a.Info, f); a.Align != 0 {
+	if a.Aligns = explain(&a.Info, f); len(a.Aligns) > 0 {
 		return
 	}
 	c.add(Finding{
@@ -99,18 +100,19 @@ func (a *Arena) judgeGeometry(c *collector, f layout.Flavour) {
 	})
 }
 
-// explain is the alignment of internal blocks with which somebody's formulas give
-// the geometry in; 0: nobody's do.
-func explain(in *layout.Info, f layout.Flavour) uint32 {
+// explain are the alignments of internal blocks with which somebody's formulas give
+// the geometry in; none: nobody's do.
+func explain(in *layout.Info, f layout.Flavour) (aligns []uint32) {
 	for _, align := range []uint32{64, 256} {
 		p := layout.Params{ExternalLBASize: in.ExternalLBASize, Nfree: in.Nfree, Align: align}
 		for _, p.MinBlock = range []uint32{0, f.MinBlock} {
 			if g, err := layout.NewGeometry(in.InfoOff+layout.InfoSize, p); err == nil && g == in.Geometry() {
-				return align
+				aligns = append(aligns, align)
+				break
 			}
 		}
 	}
-	return 0
+	return aligns
 }
 
 // judgeChain compares the arena's place and size with the grid of arenas.

@@ -62,7 +62,14 @@ func mustBeClean(t *testing.T, im *image, inFlight uint64) {
 	if want := uint64(im.arenas) * uint64(im.geo.ExternalNLBA); rep.Sectors != want {
 		t.Errorf("%d sectors, want %d", rep.Sectors, want)
 	}
+	survey := im.survey()
 	for i, a := range rep.Arenas {
+		if s := survey[i]; !s.Counted || s.Initial != a.Initial || s.Zero != a.Zero || s.Error != a.Error || s.Normal != a.Normal || s.InFlight != inFlight || s.BadLanes != 0 {
+			t.Errorf("arena %d: survey %+v, report %+v", i, s, a)
+		}
+		if want := map[bool]FlogFlags{false: FlagsNone, true: FlagsFull}[im.pmdkFlog]; survey[i].FlogFlags != want && !(im.pmdkFlog && survey[i].FlogFlags == FlagsMixed) {
+			t.Errorf("arena %d: flags in the flog: %s, want %s", i, survey[i].FlogFlags, want)
+		}
 		var want [4]uint64
 		for lba := range layout.PremapLBA(im.geo.ExternalNLBA) {
 			want[im.entry(i, lba).State()]++
@@ -92,7 +99,7 @@ func TestInspect(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	for i, a := range got.Arenas {
-		if a.Index != i || a.Offset != im.starts[i] || a.Align != 256 || a.Padding != layout.PaddingOld || a.Missing != 0 {
+		if a.Index != i || a.Offset != im.starts[i] || !slices.Equal(a.Aligns, []uint32{256}) || a.Padding != layout.PaddingOld || a.Missing != 0 {
 			t.Errorf("arena %d: %+v", i, a)
 		}
 		if a.FirstLBA != layout.ExternalLBA(i)*layout.ExternalLBA(im.geo.ExternalNLBA) {
@@ -147,6 +154,8 @@ func TestNeverWrites(t *testing.T) {
 		if got, want := traced.run(), im.run(); !slices.EqualFunc(got.Findings, want.Findings, sameFinding) {
 			t.Errorf("%s: traced and untraced findings differ", name)
 		}
+		traced.survey()
+		im.survey()
 		if !bytes.Equal(buf, before) || !bytes.Equal(im.bytes(), before) {
 			t.Errorf("%s: the bytes have changed", name)
 		}
@@ -323,5 +332,71 @@ func TestParallel(t *testing.T) {
 	}
 	if len(want.Findings) < 3*maxFindings {
 		t.Errorf("only %d findings", len(want.Findings))
+	}
+}
+
+func TestClaims(t *testing.T) {
+	// Goal: both ways to keep claims come to the same owners: one bitmap for each
+	// goroutine, and buckets; in a map of all kinds of entry, whole and with a block
+	// that two entries have. Of that the bitmaps must say that they cannot tell.
+	im := build(t, params{sector: 8, align: 8, nfree: 256, arena: 12*9*chunkEntries + 65536})
+	n := im.geo.ExternalNLBA
+	rnd := rand.New(rand.NewPCG(5, 6))
+	for lba, block := range rnd.Perm(int(n)) {
+		im.putEntry(0, layout.PremapLBA(lba), layout.MapEntry(block)|layout.MapEntry(1+rnd.Uint32N(3))<<30)
+	}
+	for i := range n / 4 { // runs that were never written
+		im.putEntry(0, layout.PremapLBA(n/2+i), 0)
+	}
+	used := map[layout.PostmapLBA]bool{}
+	for i := range n / 4 {
+		used[layout.PostmapLBA(n/2+i)] = true
+	}
+	var spare []layout.PostmapLBA // blocks that the entries before had
+	for b := range layout.PostmapLBA(n) {
+		if !used[b] {
+			spare = append(spare, b)
+		}
+	}
+	i := 0
+	for lba := range layout.PremapLBA(n) {
+		if e := im.entry(0, lba); e != 0 {
+			im.putEntry(0, lba, e&^layout.BlockMask|layout.MapEntry(spare[i]))
+			i++
+		}
+	}
+	for lba := range layout.PremapLBA(n / 16) { // and those that were written in order
+		im.putEntry(0, lba, layout.NormalEntry(spare[lba]))
+	}
+	for _, twice := range []bool{false, true} {
+		if twice {
+			im.putEntry(0, 7, im.entry(0, 2*chunkEntries+9))
+		}
+		insp, err := Inspect(im.region, im.options())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sets [2]*owners
+		for way := range sets {
+			s := &mapScan{reader: newReader(im.region, im.options()), c: new(collector), a: &insp.Arenas[0], owners: newOwners(im.geo.InternalNLBA)}
+			w := s.ownBits(3)
+			if way == 1 {
+				w = s.buckets(3)
+			} else if twice {
+				w = s.ownBits(1)
+			}
+			told, err := s.pass(context.Background(), w.list, new(progress))
+			w.join()
+			if err != nil || told == (twice && way == 0) {
+				t.Errorf("way %d, a block twice: %v: told %v, %v", way, twice, told, err)
+			}
+			sets[way] = s.owners
+		}
+		if shared, _ := sets[1].listShared(); (len(shared) == 1) != twice {
+			t.Errorf("a block twice: %v; shared %v", twice, shared)
+		}
+		if !twice && !slices.Equal(sets[0].bits, sets[1].bits) {
+			t.Error("the two ways differ")
+		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -12,7 +11,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/bttnbd/bttnbd/layout"
-	"github.com/bttnbd/bttnbd/pmem"
 )
 
 // damage is one way to spoil a sound, used image, and all that must be found.
@@ -482,28 +480,5 @@ func TestOwnersRanges(t *testing.T) {
 				}
 			}
 		}
-	}
-}
-
-func BenchmarkRun(b *testing.B) {
-	// Entries a second, for a map that was never written and for one that was
-	// written at random.
-	const entries = 4 << 20
-	im := build(b, params{sector: 8, align: 8, nfree: 256, arena: entries*12 + 65536})
-	random := pmem.NewHeap(im.region.Size())
-	random.Write(0, im.bytes())
-	n := im.geo.ExternalNLBA
-	for lba, block := range rand.New(rand.NewPCG(1, 2)).Perm(int(n)) {
-		random.Store32(im.entryAt(0, layout.PremapLBA(lba)), uint32(layout.NormalEntry(layout.PostmapLBA(block))))
-	}
-	for name, r := range map[string]*pmem.Region{"initial": im.region, "random": random} {
-		b.Run(name, func(b *testing.B) {
-			for b.Loop() {
-				if rep, err := Run(context.Background(), r, im.options()); err != nil || rep.Damaged() {
-					b.Fatal(rep, err)
-				}
-			}
-			b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds()/1e6, "Mentries/s")
-		})
 	}
 }

@@ -2,8 +2,8 @@
 // that name the place and the consequence, and repairs it. It reads the media with
 // code of its own: it never imports the engine, so that one bug cannot blind both.
 //
-// [Inspect] reads the info blocks; [Run] goes on to the flog and the map. Both write
-// nothing. In the order in which it happens:
+// [Inspect] reads the info blocks; [Survey] counts what is in flog and map; [Run]
+// judges all of it. None of them writes. In the order in which it happens:
 //
 //  1. locate: which flavour this is, from both info blocks of arena 0 in each
 //     place where one can be.                                       locate.go
@@ -12,7 +12,7 @@
 //     belongs with the first.                                       arenas.go
 //  3. flog: padding scheme, the current record of each lane, writes that were
 //     interrupted.                                                  flog.go
-//  4. map: every entry in range, counts, errors.                    mapscan.go
+//  4. map: every entry in range, counts, errors.                    mapscan.go, claims.go
 //  5. ownership: every internal block belongs to one map entry or one lane, and
 //     to one only.                                                  owners.go
 //
@@ -28,6 +28,7 @@
 // [Repair] makes a [Plan], which is data, and carries it out stage by stage:
 //
 //	planinfo.go  info blocks, of which the plan sees the new ones through an overlay
+//	planpool.go  the header of a pool
 //	planmap.go   who gets which block, and which entries become error entries
 //	plan.go      the plan, its stages and what it refuses
 //	apply.go     the stores and drains

@@ -39,6 +39,12 @@ func fuzzRun(t *testing.T, raw []byte) {
 	if err != nil || len(seen.Arenas) != len(rep.Arenas) {
 		t.Fatalf("inspect: %+v, %v; the check saw %d arenas", seen, err, len(rep.Arenas))
 	}
+	if list, err := Survey(context.Background(), r, seen, true, o); err != nil || len(list) != len(seen.Arenas) {
+		t.Fatalf("survey: %+v, %v", list, err)
+	}
+	for i := range seen.Arenas {
+		seen.Arenas[i].Differ()
+	}
 	if len(rep.Arenas) == 0 && rep.Clean() && !slices.Contains(kinds(rep), "pool-empty") {
 		t.Fatal("clean without an arena")
 	}

@@ -42,6 +42,8 @@ type Image struct {
 	Size     uint64         // in bytes
 	Flavour  layout.Flavour // Start is where arena 0 really begins
 	Arenas   []Arena        // those of which an info block is sound; none: see Findings
+	Lost     *Arena         // the one behind them of which none is; nil: none is missing
+	Pool     *PoolInfo      // nil: the image does not begin like a pool
 	Findings []Finding      // about the info blocks only
 }
 
@@ -53,10 +55,16 @@ type Arena struct {
 	Backup     InfoCopy
 	Info       layout.Info        // of the copy that is believed: the primary, if it is sound
 	FromBackup bool               // the primary is not
-	Align      uint32             // alignment that explains the geometry: 64, 256, or 0 for neither
+	Aligns     []uint32           // alignments that explain the geometry: of 64 (Linux, UEFI) and 256 (PMDK)
 	Padding    layout.Padding     // of the flog; 0 if the arena is truncated
 	FirstLBA   layout.ExternalLBA // number of its first block on the whole device
 	Missing    uint64             // bytes of it that lie behind the end of the file
+}
+
+// PoolInfo is the header of a pmemblk pool.
+type PoolInfo struct {
+	layout.PoolHeader       // as it stands, sound or not
+	Err               error // why it cannot be believed; nil: it is sound
 }
 
 // InfoCopy is one of the two info blocks of an arena.
@@ -106,6 +114,7 @@ type reader struct {
 	wantParent *uuid.UUID
 	pool       pool
 	flavour    layout.Flavour    // found
+	lost       *Arena            // see Image
 	overlay    map[uint64][]byte // info blocks as a repair will leave them, by offset
 }
 
@@ -136,6 +145,7 @@ func Inspect(r *pmem.Region, o Options) (im *Image, err error) {
 func (x *reader) inspect(c *collector) (*Image, error) {
 	im := &Image{Path: x.region.Path(), Size: x.size}
 	x.readPool()
+	x.lost = nil
 	flavour, found, err := x.locate(c)
 	if err != nil {
 		return nil, err
@@ -143,6 +153,10 @@ func (x *reader) inspect(c *collector) (*Image, error) {
 	im.Flavour, x.flavour = flavour, flavour
 	if found {
 		im.Arenas = x.arenas(c, flavour)
+	}
+	im.Lost = x.lost
+	if x.pool.is {
+		im.Pool = &PoolInfo{x.pool.header, x.pool.err}
 	}
 	if flavour.Pool {
 		c.begin(WholeImage, 0)

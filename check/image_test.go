@@ -116,6 +116,20 @@ func (im *image) run() *Report {
 	return rep
 }
 
+// survey surveys the image and fails the test if that cannot be done.
+func (im *image) survey() []ArenaSurvey {
+	im.t.Helper()
+	insp, err := Inspect(im.region, im.options())
+	if err != nil {
+		im.t.Fatal(err)
+	}
+	list, err := Survey(context.Background(), im.region, insp, true, im.options())
+	if err != nil || len(list) != len(insp.Arenas) {
+		im.t.Fatalf("%d arenas surveyed of %d: %v", len(list), len(insp.Arenas), err)
+	}
+	return list
+}
+
 func (im *image) bytes() []byte {
 	b := make([]byte, im.region.Size())
 	im.region.Read(b, 0)

@@ -21,6 +21,9 @@ func (e *versionError) Error() string {
 	return fmt.Sprintf("version %d.%d, want %d.%d in this place", e.got.Major, e.got.Minor, e.want.Major, e.want.Minor)
 }
 
+// HasSignature reports whether the copy, sound or not, begins like an info block.
+func (i *InfoCopy) HasSignature() bool { return layout.HasSignature(i.raw) }
+
 // arena reads both info blocks of the arena at start and believes the primary,
 // or else the backup.
 func (x *reader) arena(f layout.Flavour, start uint64) Arena {
@@ -94,10 +97,13 @@ func (c *InfoCopy) judge(start uint64, f layout.Flavour) error {
 }
 
 // reportCopies reports what is wrong with either copy, or how they differ.
-func (a *Arena) reportCopies(c *collector) {
+func (a *Arena) reportCopies(c *collector, pool bool) {
 	p, b := &a.Primary, &a.Backup
 	if p.Err != nil {
 		f := Finding{Severity: Error, Message: "Linux does not attach this BTT while it is so"}
+		if pool {
+			f.Message = "PMDK takes the pool for empty and would write over it"
+		}
 		if b.Err == nil {
 			f.Repair = fmt.Sprintf("copy the backup at offset %d over it", b.Offset)
 		}
@@ -150,6 +156,26 @@ func (a *Arena) reportDifference(c *collector) {
 		Message: fmt.Sprintf("the info blocks at offsets %d and %d are whole but differ in %s; the first is believed", a.Primary.Offset, a.Backup.Offset, strings.Join(names, ", ")),
 		Repair:  "copy the primary over the backup",
 	})
+}
+
+// Differ are the names of the fields in which the two copies differ as they stand,
+// the bad ones too; none if they agree, or if one lies outside the file.
+func (a *Arena) Differ() (names []string) {
+	p, b := a.Primary.raw, a.Backup.raw
+	if p == nil || b == nil || bytes.Equal(p, b) {
+		return nil
+	}
+	if !bytes.Equal(p[:16], b[:16]) {
+		names = append(names, "signature")
+	}
+	names = append(names, differences(&a.Primary.Info, &a.Backup.Info)...)
+	if !bytes.Equal(p[120:layout.InfoSize-8], b[120:layout.InfoSize-8]) {
+		names = append(names, "reserved bytes")
+	}
+	if len(names) == 0 {
+		names = []string{"checksum"} // which otherwise follows from the rest
+	}
+	return names
 }
 
 // differences are the names of the fields in which two info blocks differ.

@@ -147,7 +147,7 @@ func (x *reader) locateDamaged(c *collector, all []candidate) (layout.Flavour, b
 		for _, k := range all {
 			if layout.HasSignature(pick(&k.arena).raw) {
 				c.begin(0, k.arena.Offset)
-				k.arena.reportLost(c)
+				x.reportLost(c, &k.arena, k.flavour.Pool)
 				return k.flavour, false, nil
 			}
 		}
@@ -159,7 +159,7 @@ func (x *reader) locateDamaged(c *collector, all []candidate) (layout.Flavour, b
 			return k.flavour, false, nil
 		case k.flavour.Pool || x.laterArena(k.flavour) != nil:
 			c.begin(0, k.arena.Offset)
-			k.arena.reportLost(c)
+			x.reportLost(c, &k.arena, k.flavour.Pool)
 			return k.flavour, false, nil
 		}
 	}

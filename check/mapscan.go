@@ -14,23 +14,16 @@ import (
 	"github.com/bttnbd/bttnbd/pmem"
 )
 
-const (
-	// chunkEntries is how many map entries are read at once: 128 KiB, which stays in
-	// the cache.
-	chunkEntries = 32 << 10
-
-	// bucketBudget is how many bytes the buckets of all goroutines take together.
-	bucketBudget = 24 << 20
-	maxBucket    = 64 << 10 // entries
-	minBucket    = 1 << 10
-)
+// chunkEntries is how many map entries a goroutine takes up at once: 256 KiB, which
+// stay in the cache.
+const chunkEntries = 64 << 10
 
 // mapScan goes through the map of one arena.
 type mapScan struct {
 	*reader
 	c      *collector
 	a      *Arena
-	owners *owners
+	owners *owners   // nil: entries are counted, and nothing else
 	count  [4]uint64 // by layout.EntryState
 	oddCount
 }
@@ -54,45 +47,80 @@ func (o *oddCount) add(k Kind, lba layout.PremapLBA, e layout.MapEntry) {
 	}
 }
 
-// scan examines the whole map on several goroutines. Each sorts the blocks it comes
-// across into buckets, one for a slice of the bitmap, and empties a bucket into its
-// slice when it is full: so most of the claims find their word in the cache. Going
-// straight to the bitmap costs a cache miss an entry, and with atomic operations it
-// waits for each of them.
+// scan examines the whole map on several goroutines, which take up a chunk of it at
+// a time. Where they keep the blocks that they come across: see claims.
 func (s *mapScan) scan(ctx context.Context, p *progress) error {
-	n := s.a.Info.ExternalNLBA
-	chunks := (n + chunkEntries - 1) / chunkEntries
-	workers := make([]mapWorker, s.workers(chunks))
-	size := min(max(bucketBudget/4/len(workers)/len(s.owners.locks), minBucket), maxBucket, int(n))
+	for _, way := range s.ways() {
+		told, err := s.pass(ctx, way.list, p)
+		if err != nil {
+			return err
+		}
+		if told {
+			way.join()
+			break
+		}
+		clear(s.owners.bits)
+	}
+	p.add(uint64(s.a.Info.ExternalNLBA))
+	s.reportOdd()
+	return nil
+}
+
+// ways are how the claims can be kept, of which the first one counts that tells all.
+func (s *mapScan) ways() []way {
+	count := s.workers()
+	if s.owners == nil {
+		return []way{{make([]claims, count), func() {}}}
+	}
+	ways := []way{s.buckets(count)}
+	if size := 8 * len(s.owners.bits); size <= maxOwnBits {
+		ways = []way{s.ownBits(min(count, claimBudget/size)), ways[0]}
+	}
+	return ways
+}
+
+// chunks is how many there are to be taken up.
+func (s *mapScan) chunks() uint32 { return (s.a.Info.ExternalNLBA + chunkEntries - 1) / chunkEntries }
+
+// workers is on how many goroutines the map is examined.
+func (s *mapScan) workers() int {
+	if s.region.Traced() {
+		return 1 // a simulation runs one goroutine at a time
+	}
+	return max(1, min(runtime.GOMAXPROCS(0), int(s.chunks())))
+}
+
+// pass goes through the map once, on a goroutine for each of list. It reports
+// whether all that was claimed is told; if not, nothing is.
+func (s *mapScan) pass(ctx context.Context, list []claims, p *progress) (told bool, err error) {
+	workers := make([]mapWorker, len(list))
 	errs := make([]error, len(workers))
 	var next atomic.Uint32
 	var wg sync.WaitGroup
 	for i := range workers {
 		w := &workers[i]
-		w.mapScan, w.next, w.chunks, w.size = s, &next, chunks, size
+		w.mapScan, w.claims, w.next = s, list[i], &next
 		if i > 0 {
 			wg.Go(func() { errs[i] = w.run(ctx, nil) })
 		}
 	}
-	errs[0] = workers[0].run(ctx, func() { p.reached(min(uint64(next.Load())*chunkEntries, uint64(n))) })
+	errs[0] = workers[0].run(ctx, func() {
+		p.reached(min(uint64(next.Load())*chunkEntries, uint64(s.a.Info.ExternalNLBA)))
+	})
 	wg.Wait()
+	told = true
 	for i := range workers {
 		if errs[i] != nil {
-			return errs[i]
+			return false, errs[i]
 		}
-		s.join(&workers[i])
+		told = told && workers[i].told
 	}
-	p.add(uint64(n))
-	s.reportOdd()
-	return nil
-}
-
-// workers is on how many goroutines a map of so many chunks is examined.
-func (s *mapScan) workers(chunks uint32) int {
-	if s.region.Traced() {
-		return 1 // a simulation runs one goroutine at a time
+	for i := range workers {
+		if told {
+			s.join(&workers[i])
+		}
 	}
-	return max(1, min(runtime.GOMAXPROCS(0), int(chunks)))
+	return told, nil
 }
 
 // join adds up what a worker has found.
@@ -109,89 +137,85 @@ func (s *mapScan) join(w *mapWorker) {
 // mapWorker is one goroutine of a scan.
 type mapWorker struct {
 	*mapScan
+	claims claims         // nil: only count
 	next   *atomic.Uint32 // chunk that nobody has taken yet
-	chunks uint32
 	count  [4]uint64
 	odd    oddCount
+	told   bool // see claims.end
+}
 
-	buckets []layout.PostmapLBA // size of them for each slice
-	fill    []int               // how many are in each
-	size    int
+// buffer has room for a chunk of the map.
+func (s *mapScan) buffer() []byte { return make([]byte, 4*min(chunkEntries, s.a.Info.ExternalNLBA)) }
+
+// read reads a chunk of the map, from first on, into the buffer buf.
+func (s *mapScan) read(first uint32, buf []byte) []byte {
+	b := buf[:4*min(chunkEntries, s.a.Info.ExternalNLBA-first)]
+	s.region.ReadOnce(b, s.a.mapEntry(layout.PremapLBA(first)))
+	return b
 }
 
 func (w *mapWorker) run(ctx context.Context, report func()) (err error) {
 	defer w.region.CatchFault(&err)
 	defer pmem.ArmFaults()()
-	buf := make([]byte, 4*min(chunkEntries, w.a.Info.ExternalNLBA))
-	w.fill = make([]int, len(w.owners.locks))
-	w.buckets = make([]layout.PostmapLBA, len(w.fill)*w.size)
-	for {
-		chunk := w.next.Add(1) - 1
-		if chunk >= w.chunks {
-			for slice := range w.fill {
-				w.empty(layout.PostmapLBA(slice))
-			}
-			return nil
-		}
+	if w.claims != nil {
+		w.claims.begin()
+	}
+	buf := w.buffer()
+	for chunk := w.next.Add(1) - 1; chunk < w.chunks(); chunk = w.next.Add(1) - 1 {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		first := chunk * chunkEntries
-		b := buf[:4*min(chunkEntries, w.a.Info.ExternalNLBA-first)]
-		w.region.Read(b, w.a.mapEntry(layout.PremapLBA(first)))
-		w.examine(layout.PremapLBA(first), b)
+		if b := w.read(first, buf); w.claims != nil {
+			w.examine(layout.PremapLBA(first), b)
+		} else {
+			w.tally(b)
+		}
 		if report != nil {
 			report()
 		}
 	}
+	w.told = w.claims == nil || w.claims.end()
+	return nil
+}
+
+// tally counts the entries of a chunk by their states. The counters, of 16 bits
+// each, stand side by side in a word: so there is no branch to be mispredicted.
+func (w *mapWorker) tally(b []byte) {
+	var even, odd uint64
+	for ; len(b) >= 8; b = b[8:] {
+		two := binary.LittleEndian.Uint64(b)
+		even += 1 << (two >> 30 & 3 * 16)
+		odd += 1 << (two >> 62 * 16)
+	}
+	if len(b) > 0 {
+		even += 1 << (binary.LittleEndian.Uint32(b) >> 30 * 16)
+	}
+	for state := range w.count {
+		w.count[state] += even>>(16*state)&0xffff + odd>>(16*state)&0xffff
+	}
 }
 
 // examine claims the blocks of the entries in b, counts the entries, and notes the
-// odd ones. The loop is for normal entries; a map that was never written is zeros,
-// so those go by the run.
+// odd ones. Most entries are normal, or were never written and are zeros: both go
+// by the run.
 func (w *mapWorker) examine(first layout.PremapLBA, b []byte) {
-	limit := layout.PostmapLBA(w.a.Info.InternalNLBA)
-	buckets, fill, size := w.buckets, w.fill, w.size
-	normal := uint64(0)
-	for i := 0; i+4 <= len(b); i += 4 {
-		e := layout.MapEntry(binary.LittleEndian.Uint32(b[i:]))
-		if block := e.Block(); e.State() == layout.Normal && block < limit {
-			normal++
-			slice := block / sliceBlocks
-			k := fill[slice]
-			buckets[int(slice)*size+k] = block
-			if fill[slice] = k + 1; k+1 == size {
-				w.empty(slice)
-			}
-			continue
+	for i := 0; i < len(b); {
+		n := w.claims.normal(b[i:])
+		w.count[layout.Normal] += uint64(n)
+		if i += 4 * n; i == len(b) {
+			return
 		}
 		lba := first + layout.PremapLBA(i/4)
-		if e == 0 {
-			run := zeros(b[i:])
+		if run := zeros(b[i:]); run > 0 {
 			w.count[layout.Initial] += uint64(run)
-			w.owners.claimRange(layout.PostmapLBA(lba), run)
-			i += 4 * int(run-1)
+			w.claims.run(layout.PostmapLBA(lba), run)
+			i += 4 * int(run)
 			continue
 		}
-		w.other(lba, e)
+		w.other(lba, layout.MapEntry(binary.LittleEndian.Uint32(b[i:])))
+		i += 4
 	}
-	w.count[layout.Normal] += normal
-}
-
-// put adds a block to its bucket.
-func (w *mapWorker) put(block layout.PostmapLBA) {
-	slice := block / sliceBlocks
-	w.buckets[int(slice)*w.size+w.fill[slice]] = block
-	if w.fill[slice]++; w.fill[slice] == w.size {
-		w.empty(slice)
-	}
-}
-
-// empty claims what is in a bucket.
-func (w *mapWorker) empty(slice layout.PostmapLBA) {
-	from := int(slice) * w.size
-	w.owners.claimAll(slice, w.buckets[from:from+w.fill[slice]])
-	w.fill[slice] = 0
 }
 
 // other examines an entry that is neither normal nor zeros.
@@ -205,7 +229,7 @@ func (w *mapWorker) other(lba layout.PremapLBA, e layout.MapEntry) {
 		w.odd.add(MapInitial, lba, e)
 	}
 	if block := e.Owned(lba); uint32(block) < w.a.Info.InternalNLBA {
-		w.put(block)
+		w.claims.one(block)
 	} else {
 		w.odd.add(MapRange, lba, e)
 	}
@@ -263,15 +287,12 @@ func (s *mapScan) finding(o oddEntry) Finding {
 // eachChunk reads the map piece by piece and hands each to fn as bytes. It stops
 // when ctx is done, or when fn returns an error.
 func (s *mapScan) eachChunk(ctx context.Context, fn func(first layout.PremapLBA, b []byte) error) error {
-	n := s.a.Info.ExternalNLBA
-	buf := make([]byte, 4*min(n, chunkEntries))
+	n, buf := s.a.Info.ExternalNLBA, s.buffer()
 	for first := uint32(0); first < n; first += min(chunkEntries, n-first) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		b := buf[:4*min(chunkEntries, n-first)]
-		s.region.Read(b, s.a.mapEntry(layout.PremapLBA(first)))
-		if err := fn(layout.PremapLBA(first), b); err != nil {
+		if err := fn(layout.PremapLBA(first), s.read(first, buf)); err != nil {
 			return err
 		}
 	}

@@ -74,26 +74,47 @@ func (o *owners) claimAll(slice layout.PostmapLBA, blocks []layout.PostmapLBA) {
 // claimRange takes n blocks, each for the entry of its own number.
 func (o *owners) claimRange(first layout.PostmapLBA, n uint32) {
 	for n > 0 {
+		slice := first / sliceBlocks
 		run := min(n, sliceBlocks-uint32(first%sliceBlocks))
-		o.claimRun(first, run)
+		o.locks[slice].Lock()
+		eachWord(first, run, o.claimWord)
+		o.locks[slice].Unlock()
 		first, n = first+layout.PostmapLBA(run), n-run
 	}
 }
 
-// claimRun is claimRange within one slice.
-func (o *owners) claimRun(first layout.PostmapLBA, n uint32) {
-	lock := &o.locks[first/sliceBlocks]
-	lock.Lock()
-	defer lock.Unlock()
+// join takes the blocks of other bitmaps, a part of them on each goroutine: it is
+// memory that costs the time, which another CPU has written.
+func (o *owners) join(others []*ownBits) {
+	parts := len(others) + 1
+	var wg sync.WaitGroup
+	for part := range parts {
+		from, to := part*len(o.bits)/parts, (part+1)*len(o.bits)/parts
+		wg.Go(func() {
+			for _, other := range others {
+				for i, mask := range other.set[from:to] {
+					o.claimWord(layout.PostmapLBA(from+i), mask)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (o *owners) claimWord(word layout.PostmapLBA, mask uint64) {
+	if both := o.bits[word] & mask; both != 0 {
+		o.again(word, both)
+	}
+	o.bits[word] |= mask
+}
+
+// eachWord calls fn for the words of a bitmap in which n blocks from first on have
+// their bits.
+func eachWord(first layout.PostmapLBA, n uint32, fn func(word layout.PostmapLBA, mask uint64)) {
 	for n > 0 {
 		shift := uint32(first % 64)
 		run := min(n, 64-shift)
-		mask := ^uint64(0) >> (64 - run) << shift
-		word := &o.bits[first/64]
-		if both := *word & mask; both != 0 {
-			o.again(first/64, both)
-		}
-		*word |= mask
+		fn(first/64, ^uint64(0)>>(64-run)<<shift)
 		first, n = first+layout.PostmapLBA(run), n-run
 	}
 }
@@ -128,6 +149,11 @@ func (o *owners) listShared() (list []layout.PostmapLBA, more uint64) {
 func (o *owners) eachOrphan(fn func(first layout.PostmapLBA, n uint32)) {
 	start := uint32(0) // of the run of orphans that b may belong to
 	for b := uint32(0); b < o.n; {
+		if b%64 == 0 && start == b && o.bits[b/64] == ^uint64(0) {
+			b += 64
+			start = b
+			continue
+		}
 		word := o.bits[b/64] >> (b % 64)
 		if run := uint32(bits.TrailingZeros64(word)); run > 0 { // free from b on
 			b += min(run, 64-b%64, o.n-b)

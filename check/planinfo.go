@@ -38,6 +38,7 @@ func (p *planner) planInfo(ctx context.Context, im *Image, findings []Finding) (
 	for i := len(im.Arenas) - 1; i >= 0; i-- {
 		p.mendInfo(im, &im.Arenas[i], kinds)
 	}
+	p.planPool(im)
 	return p.again()
 }
 
@@ -82,7 +83,7 @@ func (p *planner) trust(im *Image, a *Arena, in *layout.Info) (points int) {
 			points++
 		}
 	}
-	if explain(in, im.Flavour) != 0 {
+	if len(explain(in, im.Flavour)) > 0 {
 		points++
 	}
 	if p.hasFlog(a.Offset, in) {
@@ -358,7 +359,7 @@ func (p *planner) primaryFirst(a *Arena, f layout.Flavour) bool {
 func (p *planner) mendSize(im *Image, a *Arena, in *layout.Info) {
 	was := *in
 	in.ExternalLBASize = im.Arenas[0].Info.ExternalLBASize
-	if in.ExternalLBASize > in.InternalLBASize || explain(in, im.Flavour) == 0 {
+	if in.ExternalLBASize > in.InternalLBASize || len(explain(in, im.Flavour)) == 0 {
 		*in = was
 	}
 }

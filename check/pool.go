@@ -13,6 +13,7 @@ type pool struct {
 	is     bool // it has the signature
 	header layout.PoolHeader
 	err    error // why the header cannot be believed
+	raw    []byte
 }
 
 // readPool looks for a pool header at the start of the image.
@@ -22,6 +23,10 @@ func (x *reader) readPool() {
 	}
 	b := make([]byte, layout.PoolDataOff)
 	x.region.Read(b, 0)
+	for _, off := range []uint64{0, layout.PoolHeaderSize} {
+		copy(b[off:], x.overlay[off])
+	}
+	x.pool.raw = b
 	x.pool.header, x.pool.err = layout.DecodePoolHeader(b)
 	x.pool.is = layout.HasPoolSignature(b)
 }
@@ -31,26 +36,27 @@ func (p *pool) usable() bool { return p.is && p.err == nil }
 
 // judgePool reports what is wrong with the header of a pool whose BTT was found.
 func (x *reader) judgePool(c *collector, im *Image) {
-	add := func(s Severity, format string, args ...any) {
-		c.add(Finding{Kind: PoolHeader, Severity: s, Message: "pool header: " + fmt.Sprintf(format, args...)})
-	}
 	p := &x.pool
+	add := func(s Severity, repair, format string, args ...any) {
+		c.add(Finding{Kind: PoolHeader, Severity: s, Message: "pool header: " + fmt.Sprintf(format, args...), Repair: repair})
+	}
+	const together = "put it together again, if its checksum or all else in it proves that right"
 	switch {
 	case !p.is:
-		add(Error, "no signature at offset 0, but the BTT of a pool at offset %d; no program takes this for a pool", layout.PoolDataOff)
+		add(Error, together, "no signature at offset 0, but the BTT of a pool at offset %d; no program takes this for a pool", layout.PoolDataOff)
 		return
 	case p.err != nil:
-		add(Error, "%v; PMDK refuses the pool", p.err)
+		add(Error, together, "%v; PMDK refuses the pool", p.err)
 	default:
 		if err := p.header.Validate(); err != nil {
-			add(Error, "%v", err)
+			add(Error, "", "%v", err)
 		}
 		if p.header.ReadOnly() {
-			add(Warning, "ro_compat features %#x are unknown: the pool may be read, not written", p.header.ROCompat)
+			add(Warning, "", "ro_compat features %#x are unknown: the pool may be read, not written", p.header.ROCompat)
 		}
 	}
 	if len(im.Arenas) > 0 && p.header.BlockSize != im.Arenas[0].Info.ExternalLBASize {
-		add(Error, "bsize is %d, but external_lbasize of the BTT is %d; PMDK refuses the pool", p.header.BlockSize, im.Arenas[0].Info.ExternalLBASize)
+		add(Error, "write what the BTT says", "bsize is %d, but external_lbasize of the BTT is %d; PMDK refuses the pool", p.header.BlockSize, im.Arenas[0].Info.ExternalLBASize)
 	}
 }
 

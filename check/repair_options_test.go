@@ -96,9 +96,27 @@ func TestPool(t *testing.T) {
 		repaired bool
 	}{
 		{name: "sound", im: poolOf(t, 512), clean: true, repaired: true},
-		{name: "checksum", im: poolOf(t, 512), spoil: func(im *image) { im.region.Store32(1000, 1) }, want: []string{"pool-header"}},
-		{name: "signature", im: poolOf(t, 512), spoil: func(im *image) { im.region.Store64(0, 0) }, want: []string{"pool-header"}},
-		{name: "bsize", im: poolOf(t, 4096), want: []string{"pool-header"}},
+		{name: "checksum", im: poolOf(t, 512), spoil: func(im *image) { im.region.Store32(1000, 1) }, want: []string{"pool-header"}, repaired: true},
+		{name: "signature", im: poolOf(t, 512), spoil: func(im *image) { im.region.Store64(0, 0) }, want: []string{"pool-header"}, repaired: true},
+		{name: "header gone", im: poolOf(t, 512), spoil: func(im *image) { im.region.Zero(0, 4096) }, want: []string{"pool-header"}, repaired: true},
+		{name: "header torn", im: poolOf(t, 512), spoil: func(im *image) {
+			im.region.Zero(0, 4096)
+			page := freshHeader(&layout.Info{UUID: testUUID, ParentUUID: testParent})
+			im.region.Write(0, page[:64])
+			im.region.Write(2048, page[2048:])
+		}, want: []string{"pool-header"}, repaired: true},
+		{name: "something else for a header", im: poolOf(t, 512), spoil: func(im *image) {
+			im.region.Zero(0, 4096)
+			im.region.Store32(64, 1)
+		}, want: []string{"pool-header"}},
+		{name: "unknown incompat", im: poolOf(t, 512), spoil: func(im *image) {
+			h := layout.NewPoolHeader(testParent, uuid.UUID{5}, 0, layout.MachineAMD64, 512)
+			h.Incompat |= 8
+			b := make([]byte, layout.PoolDataOff)
+			h.Encode(b, im.region.Size())
+			im.region.Write(0, b)
+		}, want: []string{"pool-header"}},
+		{name: "bsize", im: poolOf(t, 4096), want: []string{"pool-header"}, repaired: true},
 		{name: "parent", im: poolOf(t, 512), spoil: func(im *image) {
 			im.change(func(i *layout.Info) { i.ParentUUID[1]++ }, im.primary(0), im.backup(0))
 		}, want: []string{"arena-parent"}, repaired: true},

@@ -15,8 +15,9 @@ import (
 // a [*pmem.FaultError] if the medium could not be read.
 //
 // It uses all cores. Beside the mapping it needs internal_nlba / 8 bytes of memory,
-// as much again if a block has several owners, and at most 24 MiB to sort in (more
-// with hundreds of cores): 64 MiB for 512 GiB in blocks of 4096 bytes. Nobody may
+// as much again if a block has several owners, and at most 24 MiB for what the cores
+// keep for themselves (more with hundreds): 64 MiB for 512 GiB in blocks of 4096
+// bytes. Nobody may
 // write to the image meanwhile.
 func Run(ctx context.Context, r *pmem.Region, o Options) (rep *Report, err error) {
 	defer r.CatchFault(&err)
@@ -75,6 +76,9 @@ func (x *reader) checkArena(ctx context.Context, c *collector, a *Arena, rep *Ar
 	}
 	s := &arenaState{mapScan: &mapScan{reader: x, c: c, a: a, owners: newOwners(a.Info.InternalNLBA)}}
 	s.lanes, s.rolled = x.lanes(c, a)
+	if err := s.scan(ctx, p); err != nil {
+		return nil, err
+	}
 	for i := range s.lanes {
 		if s.lanes[i].owns {
 			s.owners.claim(s.lanes[i].claims())
@@ -82,9 +86,6 @@ func (x *reader) checkArena(ctx context.Context, c *collector, a *Arena, rep *Ar
 		if s.lanes[i].inFlight {
 			rep.InFlight++
 		}
-	}
-	if err := s.scan(ctx, p); err != nil {
-		return nil, err
 	}
 	claimLeft(s.lanes, s.owners)
 	list, more := s.owners.listShared()
@@ -119,6 +120,7 @@ func (a *Arena) reportZeros(c *collector, zeros uint64, f layout.Flavour) {
 type progress struct {
 	report      func(done, total uint64)
 	done, total uint64 // in arenas that are finished, and in all
+	said        uint64
 }
 
 // add finishes an arena of so many entries.
@@ -127,9 +129,11 @@ func (p *progress) add(entries uint64) {
 	p.reached(0)
 }
 
-// reached: so many entries of the arena at work on have been taken up.
+// reached: so many entries of the arena at work on have been taken up. A map that
+// is gone through a second time is no step back.
 func (p *progress) reached(entries uint64) {
 	if p.report != nil {
-		p.report(min(p.done+entries, p.total), p.total)
+		p.said = max(p.said, min(p.done+entries, p.total))
+		p.report(p.said, p.total)
 	}
 }

@@ -228,9 +228,6 @@ func (p *pool) approved(t *testing.T) {
 func TestPMDKExchange(t *testing.T) {
 	for maker, make := range map[string]func(*testing.T, string, int) *pool{"PMDK's": pmdkPool, "ours": ourPool} {
 		for _, bsize := range []int{512, 1024, 4096, 520, 16384, 1000, 777} {
-			if maker == "ours" && (bsize == 777 || bsize == 1000) {
-				continue // create offers no such sizes
-			}
 			if testing.Short() && bsize != 512 && bsize != 777 {
 				continue
 			}
@@ -435,10 +432,12 @@ func TestPMDKHalfWay(t *testing.T) {
 			rng := rand.New(rand.NewPCG(uint64(bsize), 5))
 			p.pmdkUses(t, rng, 500)
 			s := serve(t, p.image)
-			p.weUse(t, dialServer(t, s), rng, 600)
+			for range 30 { // a connection keeps to its lanes
+				p.weUse(t, dialServer(t, s), rng, 20)
+			}
 			s.stop(t)
 			n := p.takeBack(t)
-			if got := p.inFlight(t); n < 3 || got != n {
+			if got := p.inFlight(t); n < 1 || got != n {
 				t.Errorf("%d writes of ours taken back, bttcheck sees %d", n, got)
 			}
 			p.mustHold(t, "PMDK completes our writes", p.theirs(t), p.known)
@@ -499,65 +498,4 @@ func takeBack(arena []byte, strip bool) (n int) {
 		}
 	}
 	return n
-}
-
-// Goal: what docs/compat.md says of PMDK's false verdicts is so, and we tell the
-// truth in the same places.
-func TestPMDKFalseVerdicts(t *testing.T) {
-	used := func(t *testing.T) *pool {
-		p := pmdkPool(t, tmpfs(t), 4096)
-		p.pmdkUses(t, rand.New(rand.NewPCG(1, 6)), 400)
-		return p
-	}
-	t.Run("primary info block damaged", func(t *testing.T) {
-		p := used(t)
-		p.edit(t, func(b []byte) { b[8192+200] = 1 })
-		copied := *p
-		copied.path += ".copy"
-		run(t, "cp", p.path, copied.path)
-		nothing := func(int64) []contents { return []contents{zeros} }
-		copied.is = map[int64]contents{}
-		copied.mustHold(t, "PMDK takes the pool for an empty one", copied.theirs(t), nothing)
-
-		if o := try(t, bttcheck, "--progress", "never", p.path); o.status != 4 || !strings.Contains(o.stdout, "info") {
-			t.Errorf("bttcheck: exit status %d\n%s", o.status, o.stdout)
-		}
-		s := serve(t, p.image)
-		p.mustHold(t, "we use the backup", p.ours(dialServer(t, s)), p.known)
-		s.stop(t)
-	})
-	t.Run("interrupted writes, flog without flags", func(t *testing.T) {
-		p := used(t)
-		n := 0
-		p.edit(t, func(b []byte) { n = takeBack(b[8192:], true) })
-		if n == 0 {
-			t.Fatal("no write was taken back")
-		}
-		if out := run(t, "pmempool", "check", "-v", p.path); !strings.Contains(out, "consistent") {
-			t.Errorf("pmempool check says:\n%s", out)
-		}
-		copied := *p
-		copied.path += ".copy"
-		run(t, "cp", p.path, copied.path)
-		lost := 0
-		read, got := copied.theirs(t), make([]byte, p.sector)
-		for lba := range copied.blocks {
-			isBad, err := read(lba, got)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if isBad != (p.is[lba] == bad) || !isBad && !bytes.Equal(got, p.block(lba, p.is[lba])) {
-				lost++
-			}
-		}
-		if lost != n {
-			t.Errorf("PMDK loses %d of %d writes", lost, n)
-		}
-		if got := p.inFlight(t); got != n {
-			t.Errorf("bttcheck sees %d of %d interrupted writes", got, n)
-		}
-		s := serve(t, p.image)
-		p.mustHold(t, "we complete the writes", p.ours(dialServer(t, s)), p.known)
-		s.stop(t)
-	})
 }

@@ -24,7 +24,7 @@ type checkOptions struct {
 }
 
 func (o *checkOptions) addFlags(f *pflag.FlagSet) {
-	o.progress = newChoice("auto", "always", "never")
+	o.progress = newProgressFlag()
 	f.BoolVar(&o.json, "json", false, "print one JSON object")
 	f.Var(&o.progress, "progress", "show on stderr how far the check is; auto: on a terminal")
 	f.Var(&o.parent, "parent-uuid", "uuid that the namespace has, to compare with the image's, or to repair that; zeros: none")

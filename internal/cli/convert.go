@@ -173,7 +173,7 @@ func (o *convertOptions) toFile(ctx context.Context) (c converted, err error) {
 	if err := convert.File(ctx, d, o.output, p); err != nil {
 		return c, withPath(o.path, err)
 	}
-	made, err := openImage(exportArg{path: o.output}, pmem.Options{ReadOnly: true})
+	made, err := openImage(o.output, pmem.Options{ReadOnly: true})
 	if err != nil {
 		return c, err
 	}

@@ -7,7 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -20,7 +22,7 @@ import (
 type createOptions struct {
 	path       string
 	size       sizeFlag
-	sectorSize choiceFlag
+	sectorSize sectorFlag
 	format     choiceFlag
 	uuid       ownUUIDFlag
 	parentUUID uuidFlag
@@ -30,7 +32,7 @@ type createOptions struct {
 }
 
 func (o *createOptions) addFlags(f *pflag.FlagSet) {
-	o.sectorSize = newChoice("4096", "512", "520", "528", "1024", "2048", "4104", "4160", "4224", "8192", "16384", "65536")
+	o.sectorSize = 4096
 	o.format = newChoice(layout.Kernel.Name, layout.UEFI.Name, layout.PMEMBLK.Name)
 	f.Var(&o.size, "size", "size of the image file; needed for a new file (512M, 1G, 2T …)")
 	f.Var(&o.sectorSize, "sector-size", "bytes that are written all or not at all")
@@ -54,9 +56,10 @@ sure of that, all of it is read.
 Sizes are in bytes; K, M, G, T are powers of 1024, kB, MB, GB, TB of 1000. An
 image is a little larger than what it can hold; the usable size is printed.
 
-A sector is written all or not at all. Linux knows 512 and 4096, and those with a
-few bytes more, which it keeps for integrity data; sectors of 8192, 16384 and
-65536 bytes are for other users, a database with pages of that size say.`,
+A sector is written all or not at all. Linux knows 512 and 4096, and 520, 528,
+4104, 4160 and 4224, of which it keeps the few bytes more for integrity data;
+8192, 16384, 32768 and 65536 are for other users, a database with pages of that
+size say. In a pool a block may have any size.`,
 		Example: `  bttnbd create --size 1G disk.img
   bttnbd create --sector-size 512 --format uefi /dev/pmem0`,
 		Annotations: map[string]string{exitStatus: commonStatus},
@@ -132,9 +135,9 @@ func (o *createOptions) spec() (*imageSpec, error) {
 			return nil, fmt.Errorf("making a random uuid: %w: give one with --uuid", err)
 		}
 	}
-	sector := sectorBytes(o.sectorSize)
-	if !flavour.Pool && (sector == 1024 || sector == 2048) {
-		return nil, usagef("--sector-size %d is for --format pmemblk: Linux would take an image of another format for a disk of 512-byte sectors", sector)
+	sector := uint32(o.sectorSize)
+	if !flavour.Pool && !slices.Contains(namespaceSectors, strconv.Itoa(int(sector))) {
+		return nil, usagef("--sector-size %d is for --format pmemblk: Linux would take an image of another format for a disk of other sectors; choose %s", sector, strings.Join(namespaceSectors, " or "))
 	}
 	parent := uuid.UUID(o.parentUUID)
 	if flavour.Pool && parent == uuid.Nil {
@@ -147,6 +150,32 @@ func (o *createOptions) spec() (*imageSpec, error) {
 		uuid: id, parentUUID: parent, allocate: o.allocate, force: o.force,
 	}, nil
 }
+
+// namespaceSectors are the sectors with which an image of a namespace is made, the
+// default first: those of Linux, then larger ones.
+var namespaceSectors = []string{"4096", "512", "520", "528", "4104", "4160", "4224", "8192", "16384", "32768", "65536"}
+
+// sectorFlag is a flag that takes the size of a sector in bytes.
+type sectorFlag uint32
+
+func (s *sectorFlag) Type() string   { return "SIZE" }
+func (s *sectorFlag) String() string { return strconv.FormatUint(uint64(*s), 10) }
+
+func (s *sectorFlag) Set(text string) error {
+	n, err := units.ParseSize(text)
+	if err != nil {
+		return err
+	}
+	if n == 0 || n > maxSector {
+		return fmt.Errorf("a sector has 1 to %d bytes", maxSector)
+	}
+	*s = sectorFlag(n)
+	return nil
+}
+
+// maxSector is how large a sector can be, in bytes. A part of one that is written
+// takes as much memory, and NBD servers and clients agree on requests of so many.
+const maxSector = 32 << 20
 
 // sectorBytes is the number that a --sector-size flag, which accepts no other, holds.
 func sectorBytes(c choiceFlag) uint32 {

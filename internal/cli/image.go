@@ -107,10 +107,10 @@ func (s *imageSpec) makeNew(ctx context.Context) (p imagePlan, err error) {
 		return p, adviseCreate(err)
 	}
 	defer func() {
-		err = errors.Join(err, r.Close())
 		if err != nil {
-			err = errors.Join(err, os.Remove(s.path))
+			err = errors.Join(err, os.Remove(s.path)) // while nobody else can own it
 		}
+		err = errors.Join(err, r.Close())
 	}()
 	return p, s.layOut(ctx, r, p, true)
 }
@@ -118,14 +118,24 @@ func (s *imageSpec) makeNew(ctx context.Context) (p imagePlan, err error) {
 // makeOver lays the image out over an existing file or device. It refuses when
 // something is there, unless forced to.
 func (s *imageSpec) makeOver(ctx context.Context) (p imagePlan, err error) {
-	if isEmpty(s.path) {
-		return s.makeOfEmpty(ctx)
+	var o pmem.Options
+	if isEmpty(s.path) { // as mktemp leaves it
+		if s.size == 0 {
+			return p, usagef("%s: the file is empty: give it a size, like --size 1G", s.path)
+		}
+		if _, err := s.plan(s.size); err != nil {
+			return p, err
+		}
+		o.SizeIfEmpty = s.size
 	}
-	r, err := openRegion(s.path, pmem.Options{})
+	r, err := openRegion(s.path, o)
 	if err != nil {
 		return p, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
+	if r.Sized() {
+		return s.layOutEmpty(ctx, r)
+	}
 	if p, err = s.mayOverwrite(ctx, r); err != nil {
 		return p, err
 	}
@@ -155,21 +165,13 @@ func (s *imageSpec) makeOver(ctx context.Context) (p imagePlan, err error) {
 	return p, s.layOutFile(ctx, p, zeroed)
 }
 
-// makeOfEmpty makes an existing file of 0 bytes, as mktemp leaves it, an image.
-// When it fails, the file is empty again.
-func (s *imageSpec) makeOfEmpty(ctx context.Context) (p imagePlan, err error) {
-	if s.size == 0 {
-		return p, usagef("%s: the file is empty: give it a size, like --size 1G", s.path)
+// layOutEmpty is layOut of a file that was empty and has got its size when it was
+// opened. When it fails, the file is empty again, before anybody else can own it.
+func (s *imageSpec) layOutEmpty(ctx context.Context, r *pmem.Region) (p imagePlan, err error) {
+	if p, err = s.plan(r.Size()); err == nil {
+		err = s.layOut(ctx, r, p, true)
 	}
-	if p, err = s.plan(s.size); err != nil {
-		return p, err
-	}
-	if err := os.Truncate(s.path, int64(s.size)); err != nil {
-		return p, err
-	}
-	err = s.layOutFile(ctx, p, true)
-	var inUse *pmem.InUseError
-	if err != nil && !errors.As(err, &inUse) {
+	if err != nil {
 		err = errors.Join(err, os.Truncate(s.path, 0))
 	}
 	return p, err

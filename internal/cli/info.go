@@ -1,13 +1,14 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
-	"text/tabwriter"
+	"time"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/bttnbd/bttnbd/check"
@@ -16,30 +17,39 @@ import (
 )
 
 type infoOptions struct {
-	path string
-	json bool
+	path     string
+	json     bool
+	fast     bool
+	progress choiceFlag
 }
 
 func newInfo() *cobra.Command {
-	var o infoOptions
+	o := infoOptions{progress: newProgressFlag()}
 	cmd := &cobra.Command{
 		Use:   "info [flags] PATH",
 		Short: "Show what an image is",
-		Long: `Show the format, the sizes and the arenas of an image, from its info blocks. The
-image may be in use. Nothing is changed; bttcheck looks at everything else.`,
-		Example:     "  bttnbd info disk.img\n  bttnbd info --json /dev/pmem0",
+		Long: `Show the format, the sizes and the arenas of an image: both copies of the info
+blocks, the style of the flog and the writes that were interrupted in it, and how
+many map entries there are of each kind. For those every map is read, which is a
+GiB for each TiB of 4096-byte sectors; --fast leaves them out.
+
+The image may be in use, or damaged; what can be read of it is shown. Nothing is
+changed. Whether all of it is in order, bttcheck says.`,
+		Example:     "  bttnbd info disk.img\n  bttnbd info --fast --json /dev/pmem0",
 		Annotations: map[string]string{exitStatus: commonStatus},
 		Args:        onePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.path = args[0]
-			return runInfo(cmd.OutOrStdout(), o)
+			return runInfo(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o)
 		},
 	}
 	cmd.Flags().BoolVar(&o.json, "json", false, "print one JSON object")
+	cmd.Flags().BoolVar(&o.fast, "fast", false, "do not count the map entries")
+	cmd.Flags().Var(&o.progress, "progress", "show on stderr how far the counting is; auto: on a terminal")
 	return cmd
 }
 
-func runInfo(stdout io.Writer, o infoOptions) (err error) {
+func runInfo(ctx context.Context, stdout, stderr io.Writer, o infoOptions) (err error) {
 	r, im, err := openInspected(o.path, pmem.Options{ReadOnly: true, NoLock: true})
 	if err != nil {
 		return err
@@ -49,128 +59,60 @@ func runInfo(stdout io.Writer, o infoOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	f := newFacts(im)
+	bar := newProgress(stderr, o.progress.value, o.path)
+	survey, err := check.Survey(ctx, r, im, !o.fast, check.Options{Progress: bar.update})
+	bar.end()
+	if err != nil {
+		return withPath(o.path, err)
+	}
+	f := newFacts(im, survey)
 	f.InUse, f.PID = inUse, pid
 	if o.json {
 		err = writeJSON(stdout, f)
 	} else {
 		err = f.write(stdout)
 	}
-	if err == nil && len(im.Arenas) == 0 {
+	empty := slices.ContainsFunc(im.Findings, func(f check.Finding) bool { return f.Kind == check.PoolEmpty })
+	if err == nil && len(im.Arenas) == 0 && !empty {
 		err = fmt.Errorf("%s: no info block can be believed: see bttcheck %s", o.path, o.path)
 	}
 	return err
 }
 
-// facts is what info --json prints. Sizes and offsets are in bytes; the offset of
-// an arena counts from the start of the image, those inside it from its own.
-type facts struct {
-	Schema     int             `json:"schema"`
-	Path       string          `json:"path"`
-	Size       uint64          `json:"size"`
-	InUse      bool            `json:"in_use"`
-	PID        int             `json:"pid"` // 0: not in use, or not known
-	Format     string          `json:"format"`
-	Version    string          `json:"version"`
-	UUID       uuid.UUID       `json:"uuid"`
-	ParentUUID uuid.UUID       `json:"parent_uuid"`
-	SectorSize uint32          `json:"sector_size"`
-	UsableSize uint64          `json:"usable_size"`
-	Arenas     []arenaFacts    `json:"arenas"`
-	Findings   []check.Finding `json:"findings"`
-}
-
-type arenaFacts struct {
-	Arena           int       `json:"arena"`
-	Offset          uint64    `json:"offset"`
-	Size            uint64    `json:"size"`
-	Flags           uint32    `json:"flags"`
-	ExternalLBASize uint32    `json:"external_lbasize"`
-	ExternalNLBA    uint32    `json:"external_nlba"`
-	InternalLBASize uint32    `json:"internal_lbasize"`
-	InternalNLBA    uint32    `json:"internal_nlba"`
-	Nfree           uint32    `json:"nfree"`
-	NextOff         uint64    `json:"nextoff"`
-	DataOff         uint64    `json:"dataoff"`
-	MapOff          uint64    `json:"mapoff"`
-	FlogOff         uint64    `json:"flogoff"`
-	InfoOff         uint64    `json:"infooff"`
-	Padding         string    `json:"padding"` // of the flog; "" if the arena is cut off
-	Primary         copyFacts `json:"primary"`
-	Backup          copyFacts `json:"backup"`
-}
-
-// copyFacts is one of the two copies of an info block.
-type copyFacts struct {
-	Offset uint64 `json:"offset"`
-	Error  string `json:"error"` // why it is not believed; "" if it is
-}
-
-func newFacts(im *check.Image) *facts {
-	f := &facts{
-		Schema: schema, Path: im.Path, Size: im.Size, Format: im.Flavour.Name,
-		Arenas: []arenaFacts{}, Findings: append([]check.Finding{}, im.Findings...),
-	}
-	for i := range im.Arenas {
-		a := &im.Arenas[i]
-		in := &a.Info
-		if i == 0 {
-			f.Version = fmt.Sprintf("%d.%d", in.Major, in.Minor)
-			f.UUID, f.ParentUUID, f.SectorSize = in.UUID, in.ParentUUID, in.ExternalLBASize
-		}
-		f.UsableSize += uint64(in.ExternalNLBA) * uint64(in.ExternalLBASize)
-		af := arenaFacts{
-			Arena: i, Offset: a.Offset, Size: in.Geometry().Size, Flags: in.Flags,
-			ExternalLBASize: in.ExternalLBASize, ExternalNLBA: in.ExternalNLBA,
-			InternalLBASize: in.InternalLBASize, InternalNLBA: in.InternalNLBA, Nfree: in.Nfree,
-			NextOff: in.NextOff, DataOff: in.DataOff, MapOff: in.MapOff, FlogOff: in.FlogOff, InfoOff: in.InfoOff,
-			Primary: newCopyFacts(&a.Primary), Backup: newCopyFacts(&a.Backup),
-		}
-		if a.Padding != 0 {
-			af.Padding = a.Padding.String()
-		}
-		f.Arenas = append(f.Arenas, af)
-	}
-	return f
-}
-
-func newCopyFacts(c *check.InfoCopy) copyFacts {
-	cf := copyFacts{Offset: c.Offset}
-	if c.Err != nil {
-		cf.Error = c.Err.Error()
-	}
-	return cf
-}
-
-// write prints the facts for people: the image, a table of arenas, findings.
+// write prints the facts for people: the image, tables of arenas, findings.
 func (f *facts) write(w io.Writer) error {
-	var b strings.Builder
-	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	line := func(name, format string, args ...any) {
-		fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...))
-	}
-	line("path", "%s", f.Path)
-	line("size", "%s", units.Human(f.Size))
-	line("in use", "%s", f.use())
+	t := newTable()
+	t.line("path", "%s", f.Path)
+	t.line("size", "%s", units.Human(f.Size))
+	t.line("in use", "%s", f.use())
 	if len(f.Arenas) > 0 {
-		line("format", "%s, version %s", f.Format, f.Version)
-		line("uuid", "%v", f.UUID)
-		line("parent uuid", "%v", f.ParentUUID)
-		line("sector size", "%d bytes", f.SectorSize)
-		line("usable size", "%s", units.Human(f.UsableSize))
-		t.Flush()
-		fmt.Fprint(t, "\narena\toffset\tsize\tsectors\tlanes\tflog\tinfo block\tbackup\n")
+		t.line("format", "%s, version %s", f.Format, f.Version)
+		t.line("uuid", "%v", f.UUID)
+		t.line("parent uuid", "%v", f.ParentUUID)
+		t.line("sector size", "%s", f.sector())
+		t.line("usable size", "%s", units.Human(f.UsableSize))
+	} else {
+		t.line("format", "%s", f.Format)
 	}
+	if f.Pool != nil {
+		f.Pool.write(t)
+	}
+	f.writeArenas(t)
+	f.writeFlogs(t)
+	f.writeCounts(t)
+	t.gap()
 	for i := range f.Arenas {
-		a := &f.Arenas[i]
-		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\n", a.Arena, a.Offset, a.Size,
-			a.ExternalNLBA, a.Nfree, a.Padding, a.Primary.state(), a.Backup.state())
+		if names := f.Arenas[i].CopiesDiffer; len(names) > 0 {
+			t.text("arena %d: its info blocks differ in %s\n", i, strings.Join(names, ", "))
+		}
 	}
-	t.Flush()
+	if f.Lost != nil {
+		f.Lost.write(t)
+	}
 	for i := range f.Findings {
-		writeFinding(&b, &f.Findings[i])
+		writeFinding(&t.b, &f.Findings[i])
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, t.b.String())
 	return err
 }
 
@@ -184,9 +126,100 @@ func (f *facts) use() string {
 	return fmt.Sprintf("by pid %d", f.PID)
 }
 
+// sector says what a user sees of a block, and what it takes on media.
+func (f *facts) sector() string {
+	if f.IntegrityBytes == 0 {
+		return fmt.Sprintf("%d bytes", f.DiskSectorSize)
+	}
+	return fmt.Sprintf("%d bytes, in blocks of %d: %d for integrity data", f.DiskSectorSize, f.SectorSize, f.IntegrityBytes)
+}
+
+func (f *facts) writeArenas(t *table) {
+	if len(f.Arenas) == 0 {
+		return
+	}
+	t.head("arena\toffset\tsize\tsectors\tlanes\tflog\tinfo block\tbackup")
+	for i := range f.Arenas {
+		a := &f.Arenas[i]
+		t.row(a.Arena, a.Offset, a.Size, a.ExternalNLBA, a.Nfree, a.Padding, a.Primary.state(), a.Backup.state())
+	}
+}
+
+func (f *facts) writeFlogs(t *table) {
+	if len(f.Arenas) == 0 {
+		return
+	}
+	t.head("arena\tinternal blocks\tgeometry of\tflags in flog\tin flight\tbad lanes")
+	for i := range f.Arenas {
+		a := &f.Arenas[i]
+		blocks := fmt.Sprintf("%d of %d bytes", a.InternalNLBA, a.InternalLBASize)
+		if a.FlogFlags == "" {
+			t.row(a.Arena, blocks, a.makers(), "?", "?", "?")
+			continue
+		}
+		t.row(a.Arena, blocks, a.makers(), a.FlogFlags, a.InFlight, a.BadLanes)
+	}
+}
+
+// makers are those who would lay out an arena of this geometry.
+func (a *arenaFacts) makers() string {
+	var names []string
+	for _, align := range a.Alignments {
+		names = append(names, map[uint32]string{64: "Linux", 256: "PMDK"}[align])
+	}
+	if len(names) == 0 {
+		return "nobody known"
+	}
+	return strings.Join(names, ", ")
+}
+
+func (f *facts) writeCounts(t *table) {
+	if !slices.ContainsFunc(f.Arenas, func(a arenaFacts) bool { return a.Counted }) {
+		return
+	}
+	t.head("arena\tinitial\tzero\terror\tnormal")
+	for i := range f.Arenas {
+		if a := &f.Arenas[i]; a.Counted {
+			t.row(a.Arena, a.Initial, a.Zero, a.Error, a.Normal)
+		} else {
+			t.row(a.Arena, "?", "?", "?", "?")
+		}
+	}
+}
+
 func (c *copyFacts) state() string {
 	if c.Error != "" {
 		return "bad"
 	}
 	return "good"
+}
+
+func (p *poolFacts) write(t *table) {
+	if p.Error != "" {
+		t.line("pool header", "%s", p.Error)
+		return
+	}
+	t.line("pool set", "%s (as PMDK prints uuids), part %s", p.PoolsetGUID, p.PartGUID)
+	t.line("pool made", "%s", time.Unix(int64(p.Created), 0).UTC().Format("2006-01-02 15:04:05 UTC"))
+	state := "closed in order, or not known"
+	if p.Dirty {
+		state = "dirty: PMDK had it open and did not close it"
+	}
+	t.line("pool features", "compat %#x, incompat %#x, ro_compat %#x; checksum of %s; %s", p.Compat, p.Incompat, p.ROCompat, p.Checksum, state)
+}
+
+// write says where an arena should be of which neither info block can be believed,
+// and what those say all the same.
+func (l *lostFacts) write(t *table) {
+	t.text("no info block of the arena at offset %d can be believed:\n", l.Offset)
+	for _, c := range []struct {
+		name string
+		says *lostCopy
+	}{{"primary", &l.Primary}, {"backup", &l.Backup}} {
+		t.text("  %s at offset %d: %s\n", c.name, c.says.Offset, c.says.Error)
+		if s := c.says; s.Signature {
+			t.text("    it says: version %s, uuid %v, %d sectors of %d bytes, %d lanes, map at %d, flog at %d, backup at %d\n",
+				s.Version, s.UUID, s.ExternalNLBA, s.ExternalLBASize, s.Nfree, s.MapOff, s.FlogOff, s.InfoOff)
+		}
+	}
 }

@@ -9,6 +9,9 @@ import (
 // progressInterval is the time between two looks at how far something is.
 const progressInterval = 200 * time.Millisecond
 
+// newProgressFlag is the flag --progress.
+func newProgressFlag() choiceFlag { return newChoice("auto", "always", "never") }
+
 // progress shows on one line of a terminal how far something is.
 type progress struct {
 	w     io.Writer

@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/spf13/pflag"
+
+	"github.com/bttnbd/bttnbd/check"
+	"github.com/bttnbd/bttnbd/internal/units"
+	"github.com/bttnbd/bttnbd/pmem"
+)
+
+func TestCreateRace(t *testing.T) {
+	// Goal: of several that make an image of the same empty file, each of another size,
+	// one succeeds and the others are refused; the image is that of the one, and whole.
+	// The same of a file that is not there.
+	for round := range 60 {
+		path := filepath.Join(t.TempDir(), "image")
+		if round%2 == 0 {
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var wg sync.WaitGroup
+		start := make(chan struct{})
+		errs := make([]error, 4)
+		for i := range errs {
+			o := createOptions{path: path}
+			o.addFlags(pflag.NewFlagSet("", pflag.ContinueOnError))
+			o.size = sizeFlag(mib(17 + i))
+			wg.Go(func() {
+				<-start
+				errs[i] = runCreate(context.Background(), io.Discard, io.Discard, o)
+			})
+		}
+		close(start)
+		wg.Wait()
+		var won []int
+		for i, err := range errs {
+			if err == nil {
+				won = append(won, i)
+			}
+		}
+		if len(won) != 1 {
+			t.Fatalf("round %d: %d have made the image: %v", round, len(won), errs)
+		}
+		r, err := pmem.Open(path, pmem.Options{ReadOnly: true})
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		rep, err := check.Run(context.Background(), r, check.Options{})
+		if err != nil || !rep.Clean() || rep.Size != mib(17+won[0]) {
+			t.Fatalf("round %d: %s instead of %d MiB: %+v, %v", round, units.Human(r.Size()), 17+won[0], rep, err)
+		}
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func mib(n int) uint64 { return uint64(n) << 20 }
