@@ -1,6 +1,8 @@
 package nbd_test
 
 import (
+	"crypto/tls"
+	"fmt"
 	"net"
 	"slices"
 	"testing"
@@ -26,6 +28,34 @@ func TestConformanceSectors(t *testing.T) {
 	s := newServer(t, e)
 	dial := func() net.Conn { return connect(t, s) }
 	nbdtest.Conformance(t, dial, nbdtest.Options{Export: "a name"})
+}
+
+// Goal: and all of it over TLS, offered or required.
+func TestConformanceTLS(t *testing.T) {
+	server, client := configs(t)
+	for _, required := range []bool{false, true} {
+		t.Run(fmt.Sprintf("required=%v", required), func(t *testing.T) {
+			m := nbdtest.NewMemory(40 * mib)
+			ro := nbd.Export{Name: "ro", Size: 40 * mib, ReadOnly: true, Backend: m}
+			s := newServerWith(t, nbd.Options{TLS: server, TLSRequired: required}, full(m, 40*mib), ro)
+			dial := func() net.Conn { return connect(t, s) }
+			nbdtest.Conformance(t, dial, nbdtest.Options{ReadOnly: "ro", Complete: true, TLS: client, TLSRequired: required})
+		})
+	}
+}
+
+// Goal: and in small buffers, when there is no memory for large ones.
+func TestConformanceSmall(t *testing.T) {
+	server, client := configs(t)
+	for _, over := range []*tls.Config{nil, client} {
+		t.Run(fmt.Sprintf("tls=%v", over != nil), func(t *testing.T) {
+			m := nbdtest.NewMemory(40 * mib)
+			ro := nbd.Export{Name: "ro", Size: 40 * mib, ReadOnly: true, Backend: m}
+			s := newServerWith(t, nbd.Options{TLS: server, MaxMemory: -1}, full(m, 40*mib), ro)
+			dial := func() net.Conn { return connect(t, s) }
+			nbdtest.Conformance(t, dial, nbdtest.Options{ReadOnly: "ro", Complete: true, TLS: over})
+		})
+	}
 }
 
 // Goal: the names of cases, by which deviations are listed, are different.

@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -11,49 +12,64 @@ import (
 	"time"
 )
 
-// conn is one connection. All but interrupt belongs to the goroutine that
-// serves it.
+// conn is one connection. All but interrupt and cut belongs to the goroutine
+// that serves it.
 type conn struct {
-	s   *Server
-	nc  net.Conn
-	exp *export // what the client chose; nil until then
+	s     *Server
+	id    uint64 // rises with time
+	from  string // the peer, as MaxConnectionsPerPeer counts it; "" for none
+	wire  wire
+	tls   *tls.Conn // over wire; nil until STARTTLS
+	stage stage     // between the two
+	exp   *export   // what the client chose; nil until then
 
-	in   []byte // the read buffer; in[r:w] is received and not yet consumed
+	ws   *workspace // nil while the connection waits for the next message
+	in   []byte     // its read buffer; in[r:w] is received and not yet consumed
 	r, w int
 	out  []byte // replies not yet sent; its capacity never grows
+	dst  []byte // where the next bytes go instead, if not nil
+
+	between  bool // the next byte begins a message
+	deadline byte // the read deadline that is set: noDeadline …
 
 	option uint32 // under negotiation
 	agreed terms
 
-	group   group
-	extents *extentList // nil without chunks
+	group   *group      // of the workspace
+	extents *extentList // of the workspace
 	n       counters
 
+	chosen  atomic.Pointer[export] // exp, from the moment SetExports has to wait for c
 	serving atomic.Pointer[export] // exp, for Stats
 
 	failures uint64 // requests that the backend failed; see report
 
 	leaving bool // all requests from here on are refused
 
-	mu      sync.Mutex // guards closing, and the deadlines of nc against it
-	closing bool       // answer what is received, then end
+	mu      sync.Mutex    // guards closing, and the read deadline of wire against it
+	closing bool          // answer what is received, then end
+	stop    chan struct{} // closed with closing
 }
 
+// newConn returns a connection over nc.
 func newConn(s *Server, nc net.Conn) *conn {
-	return &conn{
-		s:   s,
-		nc:  nc,
-		in:  s.buffers.Get().(*[bufferSize]byte)[:],
-		out: s.buffers.Get().(*[bufferSize]byte)[:0],
-	}
+	c := &conn{s: s, stop: make(chan struct{})}
+	c.wire.init(nc)
+	c.stage.c = c
+	c.attach()
+	return c
 }
 
-// close closes the socket and gives the buffers back.
+// close closes the socket, with TLS after telling the client that this is the
+// end and no attack, and gives all memory back.
 func (c *conn) close() {
-	c.nc.Close()
-	c.s.buffers.Put((*[bufferSize]byte)(c.in))
-	c.s.buffers.Put((*[bufferSize]byte)(c.out[:bufferSize]))
-	c.in, c.out = nil, nil
+	if c.tls != nil {
+		c.wire.hurry = true
+		c.tls.Close()
+	}
+	c.wire.Close()
+	c.detach()
+	c.stage.detach()
 }
 
 // interrupt makes c end as soon as it has answered what it has received. Any
@@ -61,9 +77,15 @@ func (c *conn) close() {
 func (c *conn) interrupt() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.closing = true
-	c.nc.SetReadDeadline(time.Unix(1, 0)) // wakes a read that is waiting
+	if !c.closing {
+		c.closing = true
+		close(c.stop)
+	}
+	c.wire.SetReadDeadline(time.Unix(1, 0)) // wakes a read that is waiting
 }
+
+// cut ends c as it is. Any goroutine may call it.
+func (c *conn) cut() { c.wire.Close() }
 
 func (c *conn) isClosing() bool {
 	c.mu.Lock()
@@ -71,12 +93,12 @@ func (c *conn) isClosing() bool {
 	return c.closing
 }
 
-// setDeadline bounds all further reads and writes, unless interrupt has done so.
-func (c *conn) setDeadline(t time.Time) {
+// setReadDeadline bounds all further reads, unless interrupt has done so.
+func (c *conn) setReadDeadline(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.closing {
-		c.nc.SetDeadline(t)
+		c.wire.SetReadDeadline(t)
 	}
 }
 
@@ -88,8 +110,8 @@ func (c *conn) end(err error) error {
 		return nil
 	case err == nil:
 		err = flushErr
-	case c.exp == nil && errors.Is(err, os.ErrDeadlineExceeded):
-		err = fmt.Errorf("not finished within %v", c.s.o.HandshakeTimeout)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = c.tooSlow()
 	}
 	if err == nil {
 		return nil
@@ -98,6 +120,29 @@ func (c *conn) end(err error) error {
 		return fmt.Errorf("handshake: %w", err)
 	}
 	return fmt.Errorf("export %.80q: %w", c.exp.Name, err)
+}
+
+// tooSlow says which deadline has passed.
+func (c *conn) tooSlow() error {
+	switch {
+	case c.exp == nil:
+		return fmt.Errorf("not finished within %v", c.s.o.HandshakeTimeout)
+	case c.deadline == idleDeadline:
+		return fmt.Errorf("no request within %v", c.s.o.IdleTimeout)
+	}
+	return fmt.Errorf("the client did not go on with a message within %v", c.s.o.WriteTimeout)
+}
+
+// next is need between two messages. Here alone an idle client waits, and
+// holds nothing.
+func (c *conn) next(n int) error {
+	if c.w-c.r >= n {
+		return nil
+	}
+	c.between = c.r == c.w
+	err := c.fill(n)
+	c.between = false
+	return err
 }
 
 // need returns when the next n bytes of the stream are in the read buffer, of
@@ -110,18 +155,20 @@ func (c *conn) need(n int) error {
 	return c.fill(n)
 }
 
-// fill is need where the buffer holds less. Here alone, and in readFull and
-// discard, the server waits for the client; so here all replies are sent.
+// fill is need where the buffer holds less.
 func (c *conn) fill(n int) error {
-	if err := c.flush(); err != nil {
+	if err := c.beforeRead(); err != nil {
 		return err
+	}
+	if c.between && c.exp != nil && c.ws != nil && c.ws.piece != largePiece && len(c.out) == 0 {
+		c.detach() // there may be room for a large one again
 	}
 	if c.r+n > len(c.in) || c.w-c.r < smallMove {
 		c.w = copy(c.in, c.in[c.r:c.w])
 		c.r = 0
 	}
 	for c.w-c.r < n {
-		m, err := c.nc.Read(c.in[c.w:])
+		m, err := c.receive()
 		c.w += m
 		if err != nil && c.w-c.r < n {
 			if c.lastCall(err) {
@@ -133,7 +180,70 @@ func (c *conn) fill(n int) error {
 			return err
 		}
 	}
+	c.settle()
 	return nil
+}
+
+// beforeRead sends all replies. It comes before every read that may have to
+// wait for the client; with TLS the stage calls it, since bytes may be there
+// already.
+func (c *conn) beforeRead() error {
+	if c.tls != nil {
+		return nil
+	}
+	return c.flush()
+}
+
+// receive reads once, into dst or into the read buffer.
+func (c *conn) receive() (int, error) {
+	if c.tls != nil {
+		return c.receiveTLS()
+	}
+	return c.wire.receive(c)
+}
+
+// space is where a read goes.
+func (c *conn) space() []byte {
+	if c.dst != nil {
+		return c.dst
+	}
+	c.attach()
+	return c.in[c.w:]
+}
+
+// Read deadlines of transmission. That of the handshake is set from outside.
+const (
+	noDeadline = iota
+	idleDeadline
+	stallDeadline
+)
+
+// park is called before a read waits. A connection that owes nothing and is owed
+// nothing lets its workspace go; one in the middle of a message gets a deadline.
+func (c *conn) park() {
+	idle := c.between && c.r == c.w && c.dst == nil
+	if idle && c.wire.raw != nil {
+		c.detach()
+	}
+	if c.exp == nil {
+		return
+	}
+	kind, d := byte(stallDeadline), c.s.o.WriteTimeout
+	if idle {
+		kind, d = idleDeadline, c.s.o.IdleTimeout
+	}
+	if d > 0 && c.deadline != kind {
+		c.deadline = kind
+		c.setReadDeadline(time.Now().Add(d))
+	}
+}
+
+// settle lifts the deadline of a read that is over.
+func (c *conn) settle() {
+	if c.deadline != noDeadline {
+		c.setReadDeadline(time.Time{})
+		c.deadline = noDeadline
+	}
 }
 
 // lastCall is asked when err has ended a read. If that was an interrupt it
@@ -144,7 +254,7 @@ func (c *conn) lastCall(err error) bool {
 		return false
 	}
 	c.leaving = true
-	c.nc.SetReadDeadline(time.Now().Add(leaveTime))
+	c.wire.SetReadDeadline(time.Now().Add(leaveTime))
 	return true
 }
 
@@ -163,31 +273,32 @@ func (c *conn) readFull(p []byte) error {
 	if n == len(p) {
 		return nil
 	}
-	if err := c.flush(); err != nil {
+	if err := c.beforeRead(); err != nil {
 		return err
 	}
-	_, err := io.ReadFull(c.nc, p[n:])
-	return midway(err)
+	defer func() { c.dst = nil }()
+	for n < len(p) {
+		c.dst = p[n:]
+		m, err := c.receive()
+		n += m
+		if err != nil && n < len(p) {
+			return midway(err)
+		}
+	}
+	c.settle()
+	return nil
 }
 
 // discard consumes n bytes of the stream.
 func (c *conn) discard(n int) error {
-	if buffered := c.w - c.r; n > buffered {
-		n -= buffered
-		c.r, c.w = 0, 0
-		if err := c.flush(); err != nil {
-			return err
+	for n > 0 {
+		m := min(n, len(c.in))
+		if err := c.need(m); err != nil {
+			return midway(err)
 		}
-		for n > 0 {
-			m, err := c.nc.Read(c.in[:min(n, len(c.in))])
-			n -= m
-			if err != nil && n > 0 {
-				return midway(err)
-			}
-		}
-		return nil
+		c.r += m
+		n -= m
 	}
-	c.r += n
 	return nil
 }
 
@@ -214,7 +325,18 @@ func (c *conn) flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
-	_, err := c.nc.Write(c.out)
+	err := c.send(c.out)
 	c.out = c.out[:0]
+	return err
+}
+
+// send sends p, which the client has WriteTimeout to take.
+func (c *conn) send(p []byte) (err error) {
+	if c.tls != nil {
+		_, err = c.tls.Write(p)
+	} else {
+		_, err = c.wire.Write(p)
+	}
+	c.wire.settle()
 	return err
 }

@@ -18,7 +18,7 @@ func TestInterruptOutlivesDeadline(t *testing.T) {
 	c := newConn(s, server)
 	defer c.close()
 	c.interrupt()
-	c.setDeadline(time.Time{})
+	c.setHandshakeDeadline(time.Time{})
 	over := make(chan error, 1)
 	go func() { over <- c.need(1) }()
 	select {

@@ -10,6 +10,7 @@
 //	  |  --- client flags ---------->|
 //	  |  --- option ---------------->|   one at a time,
 //	  |  <-- option replies ---------|   until GO or EXPORT_NAME
+//	  |  --- STARTTLS -------------->|   if it wants to          tls.go
 //	  |                              |
 //	  |  --- request --------------->|   any number in flight   transmission.go
 //	  |  <-- reply or chunks --------|
@@ -24,13 +25,25 @@
 // costs about one read and one write for n requests, and a client that sends
 // one at a time waits for no other goroutine to wake.
 //
-// A slow client holds its own goroutine and buffers (at most 2 MiB) and
-// nothing of the backend: no backend call is under way while the server waits
-// for a socket.
+// # What a client can cost
+//
+// A slow client holds its own goroutine and nothing of the backend: no backend
+// call is under way while the server waits for a socket. The buffers
+// (workspace.go) are its own only from the first byte of a message until all is
+// answered; while it is idle it has none. A client that stops in between loses its
+// connection after [Options].WriteTimeout, and where the large buffers of all of
+// them together reach MaxMemory, everybody goes on in small ones: slower, but
+// nobody waits for anybody. Deadlines are set when a read or write has to wait
+// (wire.go), so a client that keeps the server busy costs no clock and no timer.
+// Connections are counted, in total and for a peer (peer.go), and the rates of an
+// export are shared by all its clients (limits.go).
+//
+// The exports of a running server may change under the clients of all that stay:
+// [Server.SetExports].
 //
 // # What is spoken
 //
-// Options: EXPORT_NAME, ABORT, LIST, INFO and GO, with the information types
+// Options: EXPORT_NAME, ABORT, LIST, STARTTLS, INFO and GO, with the information types
 // EXPORT, NAME, DESCRIPTION and BLOCK_SIZE; STRUCTURED_REPLY, EXTENDED_HEADERS,
 // LIST_META_CONTEXT and SET_META_CONTEXT (terms.go, meta.go). Every other option
 // is answered NBD_REP_ERR_UNSUP. Commands: READ, WRITE, DISC, FLUSH, TRIM, CACHE,

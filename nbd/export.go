@@ -34,6 +34,10 @@ type Export struct {
 	FastZero  bool // with Zero: ZeroAt beats writing zeros, or fails at once with ENOTSUP
 	MultiConn bool // a Flush covers what was completed on every connection
 
+	// Rates that all clients of the export share: bytes of READ and WRITE, and
+	// requests of any kind. 0 is no limit.
+	BytesPerSecond, OpsPerSecond uint64
+
 	Backend Backend
 }
 

@@ -7,16 +7,15 @@ type extent struct {
 }
 
 // extentList takes what Backend.Extents tells, neighbours of one state merged.
-// It is made once a connection, and costs no allocation from then on.
+// It is made once a workspace, and costs no allocation from then on.
 type extentList struct {
-	list []extent // its capacity is maxExtents
+	list []extent // its capacity never grows
 	emit func(length int64, state uint8) bool
 }
 
-func newExtentList() *extentList {
-	l := &extentList{list: make([]extent, 0, maxExtents)}
+func (l *extentList) init(n int) {
+	l.list = make([]extent, 0, n)
 	l.emit = l.add
-	return l
 }
 
 // ask fills the list with what b tells about n bytes at off: one extent at the

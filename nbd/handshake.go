@@ -12,7 +12,7 @@ import (
 // chosen an export. An error ends the connection.
 func (c *conn) handshake() error {
 	if t := c.s.o.HandshakeTimeout; t > 0 {
-		c.setDeadline(time.Now().Add(t))
+		c.setHandshakeDeadline(time.Now().Add(t))
 	}
 	if err := c.greet(); err != nil {
 		return err
@@ -26,12 +26,17 @@ func (c *conn) handshake() error {
 		c.agreed.contexts = 0
 	}
 	c.agreed.legal = c.agreed.legalFlags()
-	if c.agreed.chunks() {
-		c.extents = newExtentList()
-	}
-	c.setDeadline(time.Time{})
+	c.setHandshakeDeadline(time.Time{})
+	c.wire.stall = c.s.o.WriteTimeout
+	c.grow(c.exp.MinBlock > smallPiece) // what is received already is work
 	c.serving.Store(c.exp)
 	return nil
+}
+
+// setHandshakeDeadline bounds all reads and writes.
+func (c *conn) setHandshakeDeadline(t time.Time) {
+	c.setReadDeadline(t)
+	c.wire.SetWriteDeadline(t)
 }
 
 // Ways for a handshake to end that are not errors of the socket.
@@ -51,7 +56,7 @@ func (c *conn) greet() error {
 	c.out = be.AppendUint64(c.out, NBDMAGIC)
 	c.out = be.AppendUint64(c.out, IHAVEOPT)
 	c.out = be.AppendUint16(c.out, flags)
-	if err := c.need(clientFlagsSize); err != nil {
+	if err := c.next(clientFlagsSize); err != nil {
 		return err
 	}
 	answer := be.Uint32(c.in[c.r:])
@@ -70,7 +75,7 @@ func (c *conn) greet() error {
 //	|  IHAVEOPT  | option | length | data |
 //	+------------+--------+--------+------+
 func (c *conn) negotiate() error {
-	if err := c.need(optionSize); err != nil {
+	if err := c.next(optionSize); err != nil {
 		return err
 	}
 	head := c.in[c.r:]
@@ -83,7 +88,7 @@ func (c *conn) negotiate() error {
 	if length > maxDiscard {
 		return fmt.Errorf("option %d with %d bytes of data", c.option, length)
 	}
-	if length > maxOptionData {
+	if length > maxOptionData || int(length) > len(c.in) && !c.grow(false) {
 		return c.tooLong(int(length))
 	}
 	if err := c.need(int(length)); err != nil {
@@ -101,10 +106,14 @@ func (c *conn) dispatch(data []byte) error {
 		return c.optAbort()
 	case c.option == NBD_OPT_EXPORT_NAME:
 		return c.optExportName(data)
+	case c.needsTLS():
+		return c.refuse(NBD_REP_ERR_TLS_REQD, tlsRequired)
 	case c.isClosing():
 		return c.refuse(NBD_REP_ERR_SHUTDOWN, "the server is shutting down")
 	}
 	switch c.option {
+	case NBD_OPT_STARTTLS:
+		return c.optStartTLS(data)
 	case NBD_OPT_LIST:
 		return c.optList(data)
 	case NBD_OPT_INFO, NBD_OPT_GO:
@@ -117,7 +126,10 @@ func (c *conn) dispatch(data []byte) error {
 	return c.refuse(NBD_REP_ERR_UNSUP, "option not supported")
 }
 
-// tooLong skips and refuses an option whose data is too long to be looked at.
+const tlsRequired = "this server wants TLS first"
+
+// tooLong skips and refuses an option whose data is too long to be looked at, or
+// longer than what there is memory for.
 func (c *conn) tooLong(length int) error {
 	if err := c.discard(length); err != nil {
 		return err
@@ -127,7 +139,18 @@ func (c *conn) tooLong(length int) error {
 		return c.optAbort()
 	case NBD_OPT_EXPORT_NAME:
 		return fmt.Errorf("export name of %d bytes", length)
-	case NBD_OPT_LIST, NBD_OPT_INFO, NBD_OPT_GO, NBD_OPT_STRUCTURED_REPLY, NBD_OPT_EXTENDED_HEADERS:
+	}
+	if c.needsTLS() {
+		return c.refuse(NBD_REP_ERR_TLS_REQD, tlsRequired)
+	}
+	switch c.option {
+	case NBD_OPT_INFO, NBD_OPT_GO:
+		if length <= maxOptionData {
+			return c.refuse(NBD_REP_ERR_TOO_BIG, "the server is short of memory")
+		}
+	}
+	switch c.option {
+	case NBD_OPT_LIST, NBD_OPT_STARTTLS, NBD_OPT_INFO, NBD_OPT_GO, NBD_OPT_STRUCTURED_REPLY, NBD_OPT_EXTENDED_HEADERS:
 		return c.refuse(NBD_REP_ERR_INVALID, "option data too long")
 	case NBD_OPT_SET_META_CONTEXT:
 		c.agreed.contexts, c.agreed.contextsFor = 0, ""
@@ -158,13 +181,16 @@ func (c *conn) optExportName(data []byte) error {
 	if c.isClosing() {
 		return errors.New("the server is shutting down")
 	}
+	if c.needsTLS() {
+		return errors.New("NBD_OPT_EXPORT_NAME without TLS, which is required")
+	}
 	if c.agreed.extended {
 		return errors.New("NBD_OPT_EXPORT_NAME after NBD_OPT_EXTENDED_HEADERS")
 	}
 	if !validName(data) {
 		return errors.New("malformed export name")
 	}
-	e := c.s.exports[string(data)]
+	e := c.s.choose(c, data)
 	if e == nil {
 		return fmt.Errorf("no export %.80q", data)
 	}
@@ -206,10 +232,14 @@ func (c *conn) optList(data []byte) error {
 	if len(data) != 0 {
 		return c.refuse(NBD_REP_ERR_INVALID, "NBD_OPT_LIST takes no data")
 	}
-	for _, name := range c.s.names {
+	cat := c.s.catalog.Load()
+	for _, name := range cat.names {
+		if !c.admitted(name) {
+			continue
+		}
 		b := be.AppendUint32(nil, uint32(len(name)))
 		b = append(b, name...)
-		b = append(b, c.s.exports[name].Description...)
+		b = append(b, cat.byName[name].Description...)
 		if err := c.optReply(NBD_REP_SERVER, b); err != nil {
 			return err
 		}
@@ -234,7 +264,10 @@ func (c *conn) optInfo(data []byte) error {
 	if !r.done() || !validName(name) {
 		return c.refuse(NBD_REP_ERR_INVALID, "malformed option data")
 	}
-	e := c.s.exports[string(name)]
+	e := c.s.lookup(c, name)
+	if c.option == NBD_OPT_GO {
+		e = c.s.choose(c, name)
+	}
 	if e == nil {
 		return c.refuse(NBD_REP_ERR_UNKNOWN, fmt.Sprintf("no export %.80q", name))
 	}

@@ -2,6 +2,7 @@ package nbd_test
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"net"
 	"testing"
@@ -24,11 +25,29 @@ const (
 // newServer returns a server of exports.
 func newServer(t testing.TB, exports ...nbd.Export) *nbd.Server {
 	t.Helper()
-	s, err := nbd.NewServer(exports, nbd.Options{})
+	return newServerWith(t, nbd.Options{}, exports...)
+}
+
+func newServerWith(t testing.TB, o nbd.Options, exports ...nbd.Export) *nbd.Server {
+	t.Helper()
+	s, err := nbd.NewServer(exports, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// configs returns the two sides of TLS.
+func configs(t testing.TB) (server, client *tls.Config) {
+	t.Helper()
+	a, err := nbdtest.NewAuthority()
+	if err == nil {
+		server, client, err = a.Configs()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return server, client
 }
 
 // full returns an export of b that offers everything.

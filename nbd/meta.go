@@ -31,7 +31,7 @@ func (c *conn) optMetaContext(data []byte) error {
 	if !valid || !validName(name) {
 		return c.refuse(NBD_REP_ERR_INVALID, "malformed option data")
 	}
-	if c.s.exports[string(name)] == nil {
+	if c.s.lookup(c, name) == nil {
 		return c.refuse(NBD_REP_ERR_UNKNOWN, fmt.Sprintf("no export %.80q", name))
 	}
 	for i, ctx := range contextTable {

@@ -176,25 +176,44 @@ const (
 	// connection. The document wants no less than 32 MiB.
 	maxDiscard = 64 << 20
 
-	// bufferSize is that of a connection's read and reply buffers. The odd
-	// 4 KiB leave room for headers, so that 64 requests of 4 KiB fit.
-	bufferSize = 256<<10 + 4<<10
+	// A READ or WRITE that does not fit a buffer is moved in pieces that end at
+	// multiples of their size, so that no backend block that divides it is ever
+	// cut in two: largePiece and smallPiece are those of the two workspaces, and
+	// pieceSize that of the buffer which a WRITE gets for itself, since every
+	// piece costs an msync on some backends.
+	largePiece = 256 << 10
+	smallPiece = 8 << 10
+	pieceSize  = 1 << 20
 
-	// pieceSize is how much of a READ or WRITE larger than that is moved at a
-	// time. Pieces end at its multiples, so that no backend block that divides
-	// it is ever cut in two.
-	pieceSize = 1 << 20
+	// bufferSize and smallBuffer are those of the read and reply buffers of the
+	// two workspaces. What is left beside a piece is for headers: 64 requests of
+	// 4 KiB fit into the one, and the longest option reply into the other.
+	bufferSize  = largePiece + 4<<10
+	smallBuffer = smallPiece + 1<<10
 
-	// maxGroup is the number of WRITE requests handed to the backend at once.
-	maxGroup = 256
+	// largeStage and smallStage are the sizes of what TLS reads from: four
+	// records, and part of one.
+	largeStage = 64<<10 + 4<<10
+	smallStage = 4 << 10
+
+	// maxGroup and smallGroup are the numbers of WRITE requests handed to the
+	// backend at once.
+	maxGroup   = 256
+	smallGroup = 8
+
+	// sliceSize is how much of a TRIM or WRITE_ZEROES is handed to the backend
+	// at once.
+	sliceSize = 64 << 20
 
 	// minHole is the least run of zeros, in bytes, that is not sent as data in
 	// answer to a READ in chunks. What is shorter costs the client more as a
 	// chunk of its own than as data.
 	minHole = 4096
 
-	// maxExtents is the number of extents that one BLOCK_STATUS tells of.
-	maxExtents = 4096
+	// maxExtents and smallExtents are the numbers of extents that one
+	// BLOCK_STATUS tells of.
+	maxExtents   = 4096
+	smallExtents = 64
 
 	// maxMessage is the length in bytes of an error message in transmission.
 	maxMessage = 256

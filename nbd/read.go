@@ -31,26 +31,21 @@ func (c *conn) read(req *request) error {
 	return nil
 }
 
-// readLarge answers a READ in one header and data, through a borrowed buffer, in
-// one piece up to pieceSize. A longer one cannot be held back until its last byte
-// is read, and a reply that has begun so cannot turn into an error: so the
-// backend is asked beforehand, and if it was wrong the connection has to go.
+// readLarge answers a READ in one header and data that are longer than the reply
+// buffer, a buffer at a time. It cannot be held back until its last byte is read,
+// and a reply that has begun so cannot turn into an error: so the backend is asked
+// beforehand, and if it was wrong the connection has to go.
 func (c *conn) readLarge(req *request) error {
 	if err := c.flush(); err != nil {
 		return err
 	}
 	off, rest := int64(req.offset), int(req.length)
-	if rest > pieceSize {
-		if err := c.exp.Backend.Readable(off, int64(rest)); err != nil {
-			return c.finish(req, err)
-		}
+	if err := c.exp.Backend.Readable(off, int64(rest)); err != nil {
+		return c.finish(req, err)
 	}
-	buf := c.s.pieces.Get().(*[maxHeadSize + pieceSize]byte)
-	defer c.s.pieces.Put(buf)
-
 	for head := c.readHeadSize(); rest > 0; head = 0 {
-		n := piece(off, rest)
-		b := buf[:head+n]
+		n := piece(off, rest, c.ws.piece)
+		b := c.out[:head+n]
 		switch got, err := c.readAt(b[head:], off); {
 		case err != nil && head == 0:
 			return fmt.Errorf("read of %d bytes at %d, at %d after its header was sent: %w", req.length, req.offset, off, err)
@@ -60,7 +55,7 @@ func (c *conn) readLarge(req *request) error {
 		if head != 0 {
 			c.putReadHead(b, req, NBD_REPLY_FLAG_DONE, req.offset, int(req.length))
 		}
-		if _, err := c.nc.Write(b); err != nil {
+		if err := c.send(b); err != nil {
 			return err
 		}
 		off, rest = off+int64(n), rest-n
@@ -118,42 +113,26 @@ func (c *conn) hole(req *request, off, n, end int64) error {
 // over says that the reply has ended here, with an error of the backend.
 func (c *conn) data(req *request, off, n, end int64) (over bool, err error) {
 	for n > 0 && !over && err == nil {
-		m := piece(off, int(n))
+		m := piece(off, int(n), c.ws.piece)
 		over, err = c.dataChunk(req, off, m, end)
 		off, n = off+int64(m), n-int64(m)
 	}
 	return over, err
 }
 
-// dataChunk appends the chunk of n bytes of data at off, or sends it through a
-// borrowed buffer if it does not fit.
+// dataChunk appends the chunk of n bytes of data at off, at most a piece.
 func (c *conn) dataChunk(req *request, off int64, n int, end int64) (over bool, err error) {
 	head := c.readHeadSize()
-	fits := head+n <= cap(c.out)
-	var b []byte
-	if fits {
-		if err := c.room(head + n); err != nil {
-			return true, err
-		}
-		b = c.out[len(c.out) : len(c.out)+head+n]
-	} else {
-		if err := c.flush(); err != nil {
-			return true, err
-		}
-		buf := c.s.pieces.Get().(*[maxHeadSize + pieceSize]byte)
-		defer c.s.pieces.Put(buf)
-		b = buf[:head+n]
+	if err := c.room(head + n); err != nil {
+		return true, err
 	}
+	b := c.out[len(c.out) : len(c.out)+head+n]
 	if got, err := c.readAt(b[head:], off); err != nil {
 		return true, c.failRead(req, err, off+int64(got))
 	}
 	c.putReadHead(b, req, doneAt(off+int64(n), end), uint64(off), n)
-	if fits {
-		c.out = c.out[:len(c.out)+head+n]
-		return false, nil
-	}
-	_, err = c.nc.Write(b)
-	return false, err
+	c.out = c.out[:len(c.out)+head+n]
+	return false, nil
 }
 
 // doneAt is the flag of a chunk that ends at off.

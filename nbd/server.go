@@ -6,83 +6,57 @@ import (
 	"fmt"
 	"net"
 	"runtime/debug"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 )
-
-// DefaultHandshakeTimeout is how long a client may take from connecting to
-// transmission where [Options] do not say.
-const DefaultHandshakeTimeout = 30 * time.Second
-
-// Options of a [Server]. The zero value is good.
-type Options struct {
-	// Log receives connections at debug level, and what went wrong with them
-	// and with accepting at warn level. The zero Logger is silent.
-	Log zerolog.Logger
-
-	// HandshakeTimeout bounds the time from connecting to transmission. 0
-	// means DefaultHandshakeTimeout; a negative one is no bound.
-	HandshakeTimeout time.Duration
-}
 
 // Server serves exports to any number of clients.
 type Server struct {
 	o       Options
-	exports map[string]*export
-	names   []string // of exports, sorted, as LIST gives them
+	catalog atomic.Pointer[catalog] // SetExports changes it, under changing and mu
 
 	up      context.Context // ends with Shutdown
 	stop    context.CancelFunc
 	running sync.WaitGroup // one a connection, one a Serve; grows only while up
 
-	buffers sync.Pool // *[bufferSize]byte
-	pieces  sync.Pool // *[maxHeadSize + pieceSize]byte
+	memory atomic.Int64 // bytes that are out of the large pools
+
+	complaints *rate.Limiter // of lines about clients; see complain
+	unlogged   atomic.Uint64 // how many were not logged since
+
+	changing sync.Mutex // one SetExports at a time
 
 	mu       sync.Mutex // guards what follows, and the end of up
 	conns    map[*conn]struct{}
-	accepted uint64 // connections ever
-	served   uint64 // of those that ended, how many had reached transmission
-}
-
-// export is an Export in service.
-type export struct {
-	Export
-	gone counters // of the connections that have ended; Server.mu guards it
+	peers    map[string]int // connections by conn.from, where that is limited
+	accepted uint64         // connections ever
+	refused  uint64         // of those, how many found no place or lost it again
+	served   uint64         // of those that ended, how many had reached transmission
 }
 
 // NewServer returns a server of exports, of which it keeps copies. The error
 // tells everything that is wrong with them.
 func NewServer(exports []Export, o Options) (*Server, error) {
-	if o.HandshakeTimeout == 0 {
-		o.HandshakeTimeout = DefaultHandshakeTimeout
-	}
 	s := &Server{
-		o:       o,
-		exports: make(map[string]*export, len(exports)),
-		conns:   make(map[*conn]struct{}),
-		buffers: sync.Pool{New: func() any { return new([bufferSize]byte) }},
-		pieces:  sync.Pool{New: func() any { return new([maxHeadSize + pieceSize]byte) }},
+		o:     o.withDefaults(),
+		conns: make(map[*conn]struct{}),
+		peers: make(map[string]int),
+
+		complaints: rate.NewLimiter(complaintsPerSecond, complaintsAtOnce),
 	}
 	s.up, s.stop = context.WithCancel(context.Background())
-	var errs []error
-	for _, e := range exports {
-		e = e.withDefaults()
-		if err := e.check(); err != nil {
-			errs = append(errs, err)
-		}
-		if s.exports[e.Name] != nil {
-			errs = append(errs, fmt.Errorf("export %.80q: there are two of that name", e.Name))
-		}
-		s.exports[e.Name] = &export{Export: e}
-		s.names = append(s.names, e.Name)
+	if o.TLSRequired && o.TLS == nil {
+		return nil, errors.New("TLS is required, and there is no TLS configuration")
 	}
-	if err := errors.Join(errs...); err != nil {
+	cat, err := newCatalog(exports, &catalog{})
+	if err != nil {
 		return nil, err
 	}
-	slices.Sort(s.names)
+	cat.begin()
+	s.catalog.Store(cat)
 	return s, nil
 }
 
@@ -148,6 +122,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 
 // start serves nc on a goroutine of its own and logs how that ended.
 func (s *Server) start(nc net.Conn) {
+	prepare(nc)
 	c := s.addConn(nc)
 	if c == nil {
 		nc.Close()
@@ -155,7 +130,7 @@ func (s *Server) start(nc net.Conn) {
 	}
 	go func() {
 		if err := s.serve(c); err != nil {
-			s.o.Log.Warn().Err(err).Str("client", peer(nc)).Msg("connection broken off")
+			s.complain(err, nc, "connection broken off")
 		}
 	}()
 }
@@ -182,7 +157,7 @@ func (s *Server) serve(c *conn) error {
 
 	err := c.handshake()
 	if err == nil {
-		s.o.Log.Debug().Str("client", peer(c.nc)).Str("export", c.exp.Name).Msg("transmission begins")
+		s.o.Log.Debug().Str("client", peer(c.wire.Conn)).Str("export", c.exp.Name).Msg("transmission begins")
 		err = c.transmission()
 	}
 	return c.end(err)
@@ -212,7 +187,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	for c := range s.conns {
-		c.nc.Close()
+		c.cut()
 	}
 	s.mu.Unlock()
 	<-over
@@ -231,29 +206,23 @@ func (s *Server) enter() bool {
 	return true
 }
 
-// addConn returns a connection over nc, nil when the server is shut down.
-func (s *Server) addConn(nc net.Conn) *conn {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.up.Err() != nil {
-		return nil
-	}
-	s.running.Add(1)
-	c := newConn(s, nc)
-	s.conns[c] = struct{}{}
-	s.accepted++
-	return c
-}
-
 // removeConn closes c and moves its counters to its export.
 func (s *Server) removeConn(c *conn) {
 	c.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
+	if n := s.peers[c.from]; n > 1 {
+		s.peers[c.from] = n - 1
+	} else {
+		delete(s.peers, c.from)
+	}
 	if e := c.serving.Load(); e != nil {
 		s.served++
 		e.gone.add(&c.n)
+	}
+	if e := c.chosen.Load(); e != nil {
+		e.users.Done()
 	}
 	s.running.Done()
 }
@@ -262,14 +231,15 @@ func (s *Server) removeConn(c *conn) {
 func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := Stats{Connections: len(s.conns), Accepted: s.accepted, Negotiated: s.served}
-	for _, name := range s.names {
-		e := s.exports[name]
+	st := Stats{Connections: len(s.conns), Accepted: s.accepted, Refused: s.refused, Negotiated: s.served}
+	cat := s.catalog.Load()
+	for _, name := range cat.names {
+		e := cat.byName[name]
 		var total counters
-		total.add(&e.gone)
+		total.add(e.gone)
 		open := 0
 		for c := range s.conns {
-			if c.serving.Load() == e {
+			if now := c.serving.Load(); now != nil && now.gone == e.gone {
 				open++
 				total.add(&c.n)
 			}
@@ -278,15 +248,4 @@ func (s *Server) Stats() Stats {
 		st.Exports = append(st.Exports, ExportStats{Name: name, Connections: open, Counters: total.snapshot()})
 	}
 	return st
-}
-
-// peer names the client's end of nc for the log.
-func peer(nc net.Conn) string {
-	if a := nc.RemoteAddr(); a != nil {
-		if s := a.String(); s != "" && s != "@" {
-			return s
-		}
-		return a.Network()
-	}
-	return "?"
 }

@@ -257,14 +257,19 @@ func TestShutdownOptions(t *testing.T) {
 	}
 }
 
-// gated is a Script that gives nothing until a read deadline has been set.
+// gated is a Script that gives nothing until it is interrupted.
 type gated struct {
 	nbdtest.Script
 	gate chan struct{}
 }
 
-func (g *gated) SetReadDeadline(time.Time) error { close(g.gate); return nil }
-func (g *gated) Read(p []byte) (int, error)      { <-g.gate; return g.Script.Read(p) }
+func (g *gated) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() && t.Before(time.Now()) {
+		close(g.gate)
+	}
+	return nil
+}
+func (g *gated) Read(p []byte) (int, error) { <-g.gate; return g.Script.Read(p) }
 
 // Goal: Serve takes clients from a listener, ends them not with ctx but with
 // Shutdown, and closes the listener.

@@ -10,6 +10,7 @@ import (
 type Stats struct {
 	Connections int           // open now
 	Accepted    uint64        // connections ever
+	Refused     uint64        // of them, how many were closed for a limit on connections
 	Negotiated  uint64        // of them, how many reached transmission
 	Exports     []ExportStats // sorted by name
 }

@@ -28,7 +28,7 @@ func (c *conn) transmission() error {
 	var req request
 	size := c.agreed.requestSize()
 	for {
-		if err := c.need(size); err != nil {
+		if err := c.next(size); err != nil {
 			return err
 		}
 		if !c.decode(&req) {
@@ -56,7 +56,13 @@ func (c *conn) decode(req *request) bool {
 
 // execute runs one request and answers it. An error ends the connection.
 func (c *conn) execute(req *request) error {
-	if why := c.exp.validate(req, &c.agreed); why != nil || c.leaving {
+	why := c.exp.validate(req, &c.agreed)
+	if l := c.exp.limits.Load(); l != nil {
+		if err := c.pace(l, req, why == nil); err != nil {
+			return err
+		}
+	}
+	if why != nil || c.leaving {
 		return c.reject(req, why)
 	}
 	switch {
@@ -70,14 +76,10 @@ func (c *conn) execute(req *request) error {
 		return c.read(req)
 	case NBD_CMD_WRITE:
 		return c.write(req)
-	case NBD_CMD_TRIM:
-		return c.trim(req)
+	case NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES:
+		return c.clear(req)
 	case NBD_CMD_CACHE:
 		return c.finish(req, nil) // a hint of which no backend has use
-	case NBD_CMD_WRITE_ZEROES:
-		// Durable on return, so FUA asks for nothing more; and ZeroAt keeps
-		// the space, so neither does NO_HOLE.
-		return c.finish(req, c.exp.Backend.ZeroAt(int64(req.offset), int64(req.length)))
 	case NBD_CMD_BLOCK_STATUS:
 		return c.blockStatus(req)
 	}
@@ -104,10 +106,15 @@ func (c *conn) reject(req *request, why *refusal) error {
 // group is a run of WRITE requests on its way to the backend.
 type group struct {
 	n    int
-	reqs [maxGroup]request
-	offs [maxGroup]int64
-	data [maxGroup][]byte // in the read buffer
-	errs [maxGroup]error
+	reqs []request
+	offs []int64
+	data [][]byte // in the read buffer
+	errs []error
+}
+
+// newGroup returns a group for at most size requests.
+func newGroup(size int) group {
+	return group{reqs: make([]request, size), offs: make([]int64, size), data: make([][]byte, size), errs: make([]error, size)}
 }
 
 // write commits the WRITE req and those that are complete behind it.
@@ -118,10 +125,10 @@ func (c *conn) write(req *request) error {
 	if err := c.need(int(req.length)); err != nil {
 		return midway(err)
 	}
-	g := &c.group
+	g := c.group
 	g.n = 0
 	c.join(req)
-	for g.n < maxGroup && c.nextWrite(req) {
+	for g.n < len(g.reqs) && c.nextWrite(req) {
 		c.join(req)
 	}
 	c.n.commit(g.n)
@@ -136,7 +143,7 @@ func (c *conn) write(req *request) error {
 
 // join adds req, whose payload is next in the read buffer, to the group.
 func (c *conn) join(req *request) {
-	g, n := &c.group, int(req.length)
+	g, n := c.group, int(req.length)
 	g.reqs[g.n] = *req
 	g.offs[g.n] = int64(req.offset)
 	g.data[g.n] = c.in[c.r : c.r+n : c.r+n]
@@ -153,7 +160,7 @@ func (c *conn) nextWrite(req *request) bool {
 	if have < 0 || !c.decode(req) || req.cmd != NBD_CMD_WRITE {
 		return false
 	}
-	if req.length == 0 || req.length > uint64(have) || c.exp.validate(req, &c.agreed) != nil {
+	if req.length == 0 || req.length > uint64(have) || c.exp.validate(req, &c.agreed) != nil || c.exp.limits.Load() != nil {
 		return false
 	}
 	c.r += size
@@ -162,19 +169,26 @@ func (c *conn) nextWrite(req *request) bool {
 }
 
 // writeLarge commits a WRITE that does not fit the read buffer, piece by piece
-// as it arrives. After an error the rest is skipped.
+// as it arrives: large ones in a buffer of their own, or where memory is short as
+// much at a time as the read buffer holds. After an error the rest is skipped.
 func (c *conn) writeLarge(req *request) error {
-	buf := c.s.pieces.Get().(*[maxHeadSize + pieceSize]byte)
-	defer c.s.pieces.Put(buf)
-
+	size := c.ws.piece
+	var buf []byte
+	if size == largePiece && c.s.take(pieceSize, false) {
+		defer c.s.give(pieceSize)
+		b := piecePool.Get().(*[pieceSize]byte)
+		defer piecePool.Put(b)
+		size, buf = pieceSize, b[:]
+	}
 	off, rest := int64(req.offset), int(req.length)
 	for rest > 0 {
-		n := piece(off, rest)
-		if err := c.readFull(buf[:n]); err != nil {
+		n := piece(off, rest, size)
+		p, err := c.payload(buf, n)
+		if err != nil {
 			return err
 		}
 		off, rest = off+int64(n), rest-n
-		if err := c.writeOne(buf[:n], off-int64(n)); err != nil {
+		if err := c.writeOne(p, off-int64(n)); err != nil {
 			if err := c.discard(rest); err != nil {
 				return err
 			}
@@ -184,9 +198,23 @@ func (c *conn) writeLarge(req *request) error {
 	return c.finish(req, nil)
 }
 
+// payload consumes n bytes of the stream, and returns them in buf, or in the read
+// buffer if there is none.
+func (c *conn) payload(buf []byte, n int) ([]byte, error) {
+	if buf != nil {
+		return buf[:n], c.readFull(buf[:n])
+	}
+	if err := c.need(n); err != nil {
+		return nil, midway(err)
+	}
+	p := c.in[c.r : c.r+n : c.r+n]
+	c.r += n
+	return p, nil
+}
+
 // writeOne commits p at off as a group of its own.
 func (c *conn) writeOne(p []byte, off int64) error {
-	g := &c.group
+	g := c.group
 	g.offs[0], g.data[0], g.errs[0] = off, p, nil
 	c.n.commit(1)
 	c.exp.Backend.WriteGroup(g.offs[:1], g.data[:1], g.errs[:1])
@@ -195,20 +223,52 @@ func (c *conn) writeOne(p []byte, off int64) error {
 }
 
 // piece returns how much of rest bytes at off to move at once: all if it fits
-// a piece, else up to the next multiple of pieceSize.
-func piece(off int64, rest int) int {
-	if rest <= pieceSize {
+// a piece of that size, a power of two, else up to its next multiple.
+func piece(off int64, rest, size int) int {
+	if rest <= size {
 		return rest
 	}
-	return pieceSize - int(off%pieceSize)
+	return size - int(off)&(size-1)
 }
 
-// trim tells the backend, which is free not to make that durable unless FUA
-// asks for it.
-func (c *conn) trim(req *request) error {
-	err := c.exp.Backend.TrimAt(int64(req.offset), int64(req.length))
-	if err == nil && req.flags&NBD_CMD_FLAG_FUA != 0 {
+// clear executes TRIM and WRITE_ZEROES. Both can take long, and the client may have
+// gone meanwhile: a server that is to end does not finish one that has slices left.
+//
+// ZeroAt is durable on return, so FUA asks for nothing more, and keeps the space,
+// so neither does NO_HOLE. TrimAt need not be durable unless FUA asks for it.
+func (c *conn) clear(req *request) (err error) {
+	off, rest := int64(req.offset), int64(req.length)
+	for rest > 0 && err == nil {
+		n := min(rest, sliceSize-off%sliceSize)
+		if req.cmd == NBD_CMD_TRIM {
+			err = c.exp.Backend.TrimAt(off, n)
+		} else {
+			err = c.exp.Backend.ZeroAt(off, n)
+		}
+		off, rest = off+n, rest-n
+		if rest > 0 && err == nil && c.isClosing() {
+			return c.fail(req, shuttingDown.errno, shuttingDown.text)
+		}
+	}
+	if err == nil && req.cmd == NBD_CMD_TRIM && req.flags&NBD_CMD_FLAG_FUA != 0 {
 		err = c.exp.Backend.Flush()
 	}
 	return c.finish(req, err)
+}
+
+// pace waits until the limits of the export let req pass. What moves many bytes
+// pays for them a piece at a time, so that others come between.
+func (c *conn) pace(l *limits, req *request, valid bool) error {
+	if err := c.pay(l.ops, 1); err != nil {
+		return err
+	}
+	if !valid || req.cmd != NBD_CMD_READ && req.cmd != NBD_CMD_WRITE {
+		return nil
+	}
+	for rest := int(req.length); rest > 0; rest -= paySize {
+		if err := c.pay(l.bytes, min(rest, paySize)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -162,7 +162,7 @@ func TestWriteGroups(t *testing.T) {
 		return nbdtest.Write(cookie, off, pattern(int(cookie), 1000))
 	}
 	script := func() *nbdtest.Script {
-		return &nbdtest.Script{In: append(hello(), requests(
+		return &nbdtest.Script{First: len(hello()), In: append(hello(), requests(
 			w(1, 0), w(2, 1000), w(3, 2000), // a group of 3
 			nbdtest.Read(4, 1000, 1000), // sees 2
 			w(5, 0),                     // alone
@@ -205,7 +205,7 @@ func TestWriteGroupLimit(t *testing.T) {
 	for i := range 1000 {
 		in = nbdtest.Write(uint64(i), uint64(i), []byte{1}).Append(in)
 	}
-	run(t, s, &nbdtest.Script{In: in})
+	run(t, s, &nbdtest.Script{First: len(hello()), In: in})
 	if got, want := m.Groups(), []int{256, 256, 256, 232}; !slices.Equal(got, want) {
 		t.Errorf("groups %v, want %v", got, want)
 	}

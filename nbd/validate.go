@@ -92,7 +92,7 @@ func (e *export) validate(req *request, t *terms) *refusal {
 
 // inside checks the range of a request.
 func (e *export) inside(req *request) *refusal {
-	if req.offset > e.Size || req.length > e.Size-req.offset {
+	if size := e.size.Load(); req.offset > size || req.length > size-req.offset {
 		if req.cmd == NBD_CMD_WRITE || req.cmd == NBD_CMD_WRITE_ZEROES {
 			return &noSpace
 		}

@@ -36,6 +36,8 @@ type validateRow struct {
 // judged is the errno of validate.
 func judged(e *export, req *request, t *terms) Errno {
 	t.legal = t.legalFlags()
+	e.service = new(service)
+	e.size.Store(e.Size)
 	if why := e.validate(req, t); why != nil {
 		return why.errno
 	}

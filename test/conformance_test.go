@@ -1,7 +1,10 @@
 package clienttest
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -21,10 +24,12 @@ import (
 type peer struct {
 	name       string
 	needs      string
-	command    func(t *testing.T, socket string) []string
+	command    func(t *testing.T, socket, certificates string) []string // no certificates: no TLS
 	export     string
 	deviations map[string]string
 	races      map[string]string
+	forced     bool              // with TLS, nothing without it
+	tls        map[string]string // deviations with TLS, besides the others
 }
 
 // Goal: the conformance suite holds against the real binary, and against the
@@ -41,12 +46,51 @@ func TestConformance(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			need(t, p.needs)
 			socket := filepath.Join(socketDir(t), "nbd.sock")
-			startPeer(t, socket, p.command(t, socket))
+			startPeer(t, socket, p.command(t, socket, ""))
 			nbdtest.Conformance(t, dialer(t, socket), nbdtest.Options{
 				Export: p.export, Deviations: p.deviations, Races: p.races, Patience: 5 * time.Second,
 			})
 		})
 	}
+}
+
+// Goal: all of it again over TLS, and what concerns TLS alone.
+func TestConformanceTLS(t *testing.T) {
+	pki := newPKI(t)
+	config := pki.config(t, pki.alice)
+	for mode, verify := range map[string]string{"on": "--tls-verify-peer=false", "require": "--tls-verify-peer"} {
+		t.Run("bttnbd/"+mode, func(t *testing.T) {
+			img := create(t, tmpfs(t), 64*mib, 4096)
+			s := serve(t, img, "--tls", mode, "--tls-certificates", pki.server, verify)
+			nbdtest.Conformance(t, dialer(t, s.socket), nbdtest.Options{Complete: true, TLS: config, TLSRequired: mode == "require"})
+			s.stop(t)
+			img.check(t)
+		})
+	}
+	for _, p := range peers {
+		t.Run(p.name, func(t *testing.T) {
+			need(t, p.needs)
+			socket := filepath.Join(socketDir(t), "nbd.sock")
+			startPeer(t, socket, p.command(t, socket, pki.server))
+			deviations := maps.Clone(p.deviations)
+			maps.Copy(deviations, p.tls)
+			nbdtest.Conformance(t, dialer(t, socket), nbdtest.Options{
+				Export: p.export, Deviations: deviations, Races: p.races, Patience: 5 * time.Second, TLS: config, TLSRequired: p.forced,
+			})
+		})
+	}
+}
+
+// config is that of a Go client with the certificate in dir.
+func (p *pki) config(t *testing.T, dir string) *tls.Config {
+	t.Helper()
+	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "client-cert.pem"), filepath.Join(dir, "client-key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost", Certificates: []tls.Certificate{cert}}
+	c.RootCAs.AddCert(p.cert)
+	return c
 }
 
 // dialer returns a function that connects to a unix socket.
@@ -116,10 +160,58 @@ func peerImage(t *testing.T) string {
 	return path
 }
 
+// qemuNBD is the command line of a qemu-nbd.
+func qemuNBD(t *testing.T, program, socket, certificates string) []string {
+	c := []string{program, "--socket", socket, "--export-name", "disk", "--persistent", "--shared=8", "--format=raw", "--discard=unmap"}
+	if certificates != "" {
+		c = append(c, "--object", "tls-creds-x509,id=t,endpoint=server,verify-peer=off,dir="+certificates, "--tls-creds", "t")
+	}
+	return append(c, peerImage(t))
+}
+
+// qemuDeviations are what qemu-nbd does otherwise in the forms that it has.
+func qemuDeviations(forms ...string) map[string]string {
+	d := make(map[string]string)
+	for _, f := range forms {
+		d[f+"/past-the-end"] = "EINVAL for WRITE too"
+		d[f+"/far-past-the-end"] = "EINVAL for WRITE too"
+		d[f+"/wrap-around"] = "EINVAL for WRITE too"
+		d[f+"/bad-magic-drops"] = "answers EINVAL before it closes"
+		if f == "extended" {
+			d["extended/payload-beyond-maximum-drops"] = "answers EINVAL"
+			d["extended/length-of-64-bits"] = "EINVAL for WRITE_ZEROES past the end"
+		}
+	}
+	return d
+}
+
+func qemuRaces(forms ...string) map[string]string {
+	r := make(map[string]string)
+	for _, f := range forms {
+		r[f+"/disconnect-answers-first"] = "may close before it answers what is in flight"
+	}
+	return r
+}
+
+var qemuTLS = map[string]string{
+	"tls/version-1.1-is-refused": "speaks it: Debian's GnuTLS decides",
+	"tls/starttls-with-data":     "closes without an answer",
+	"tls/not-required-for-abort": "refuses ABORT, too",
+	noCloseNotify:                "none",
+}
+
+const noCloseNotify = "tls/close-notify-at-the-end"
+
+// What nbdkit 1.32 does to the payload of a WRITE that it refuses.
+const skipsCipherText = "skips the payload of a refused WRITE in what comes from the socket, not from TLS, and waits for ever"
+
 var peers = []peer{
 	{
 		name: "nbdkit", needs: "nbdkit",
-		command: func(t *testing.T, socket string) []string {
+		command: func(t *testing.T, socket, certificates string) []string {
+			if certificates != "" {
+				return []string{"nbdkit", "--foreground", "--tls=on", "--tls-certificates=" + certificates, "--unix", socket, "memory", "64M"}
+			}
 			return []string{"nbdkit", "--foreground", "--unix", socket, "memory", "64M"}
 		},
 		deviations: map[string]string{
@@ -130,32 +222,48 @@ var peers = []peer{
 			"structured/empty-requests":           "EINVAL, where the document leaves the answer open",
 			"structured/error-with-message":       "no messages",
 		},
-	},
-	{
-		name: "qemu-nbd", needs: "qemu-nbd", export: "disk",
-		command: func(t *testing.T, socket string) []string {
-			return []string{"qemu-nbd", "--socket", socket, "--export-name", "disk", "--persistent", "--shared=8", "--format=raw", "--discard=unmap", peerImage(t)}
-		},
-		deviations: map[string]string{
-			"simple/past-the-end":         "EINVAL for WRITE too",
-			"simple/far-past-the-end":     "EINVAL for WRITE too",
-			"simple/wrap-around":          "EINVAL for WRITE too",
-			"simple/bad-magic-drops":      "answers EINVAL before it closes",
-			"structured/past-the-end":     "EINVAL for WRITE too",
-			"structured/far-past-the-end": "EINVAL for WRITE too",
-			"structured/wrap-around":      "EINVAL for WRITE too",
-			"structured/bad-magic-drops":  "answers EINVAL before it closes",
-		},
-		races: map[string]string{
-			"simple/disconnect-answers-first":     "may close before it answers what is in flight",
-			"structured/disconnect-answers-first": "may close before it answers what is in flight",
+		tls: map[string]string{
+			"tls/version-1.1-is-refused":  "speaks it: Debian's GnuTLS decides",
+			"simple/past-the-end":         skipsCipherText,
+			"simple/far-past-the-end":     skipsCipherText,
+			"simple/wrap-around":          skipsCipherText,
+			"simple/unknown-flag":         skipsCipherText,
+			"simple/misplaced-flag":       skipsCipherText,
+			"structured/past-the-end":     skipsCipherText,
+			"structured/far-past-the-end": skipsCipherText,
+			"structured/wrap-around":      skipsCipherText,
+			"structured/unknown-flag":     skipsCipherText,
+			"structured/misplaced-flag":   skipsCipherText,
+			"structured/df-on-write":      skipsCipherText,
 		},
 	},
 	{
-		name: "nbd-server", needs: "nbd-server", export: "disk",
-		command: func(t *testing.T, socket string) []string {
+		name: "qemu-nbd", needs: "qemu-nbd", export: "disk", forced: true,
+		command: func(t *testing.T, socket, certificates string) []string {
+			return qemuNBD(t, "qemu-nbd", socket, certificates)
+		},
+		deviations: qemuDeviations("simple", "structured"),
+		races:      qemuRaces("simple", "structured"),
+		tls:        qemuTLS,
+	},
+	{
+		name: "qemu-nbd-10", needs: "qemu-nbd", export: "disk", forced: true,
+		command: func(t *testing.T, socket, certificates string) []string {
+			return qemuNBD(t, qemu10(t, "qemu-nbd"), socket, certificates)
+		},
+		deviations: qemuDeviations("simple", "structured", "extended"),
+		races:      qemuRaces("simple", "structured", "extended"),
+		tls:        qemuTLS,
+	},
+	{
+		name: "nbd-server", needs: "nbd-server", export: "disk", forced: true,
+		command: func(t *testing.T, socket, certificates string) []string {
+			tls := ""
+			if certificates != "" {
+				tls = fmt.Sprintf("certfile = %[1]s/server-cert.pem\nkeyfile = %[1]s/server-key.pem\ncacertfile = %[1]s/ca-cert.pem\nforce_tls = true\n", certificates)
+			}
 			config, pidFile := filepath.Join(t.TempDir(), "config"), filepath.Join(t.TempDir(), "pid")
-			text := fmt.Sprintf("[generic]\nunixsock = %s\nallowlist = true\n[disk]\nexportname = %s\nflush = true\nfua = true\ntrim = true\n", socket, peerImage(t))
+			text := fmt.Sprintf("[generic]\nunixsock = %s\nallowlist = true\n%s[disk]\nexportname = %s\nflush = true\nfua = true\ntrim = true\n", socket, tls, peerImage(t))
 			if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -172,6 +280,12 @@ var peers = []peer{
 			"handshake/go-with-too-few-wishes":    "waits for more data than the option has",
 			"handshake/go-to-long-name":           "does not skip the rest, and loses step",
 			"simple/misplaced-flag":               "takes NO_HOLE on a WRITE",
+		},
+		tls: map[string]string{
+			"tls/version-1.1-is-refused": "speaks it: Debian's GnuTLS decides",
+			"tls/starttls-with-data":     "waits for the TLS handshake",
+			"tls/not-required-for-abort": "closes without an ACK",
+			noCloseNotify:                "none",
 		},
 	},
 }

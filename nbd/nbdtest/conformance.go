@@ -1,6 +1,7 @@
 package nbdtest
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -20,6 +21,14 @@ type Options struct {
 	// ReadOnly is the name of an export that cannot be written, not the same;
 	// "" if there is none, and then nothing about such exports is tested.
 	ReadOnly string
+
+	// TLS makes all cases run over TLS, begun with NBD_OPT_STARTTLS and this
+	// configuration, and adds those about TLS. nil: no TLS.
+	TLS *tls.Config
+
+	// TLSRequired says that the server takes nothing else, and adds cases
+	// about that.
+	TLSRequired bool
 
 	// Complete makes a failure of what the document leaves to a server and this
 	// one does not offer. Otherwise such cases pass, and log that.
@@ -45,18 +54,26 @@ type Options struct {
 //	simple/…      transmission with simple replies
 //	structured/…  the same, and more, with structured replies
 //	extended/…    the same, and more, with extended headers
+//	tls/…         TLS, where Options.TLS is given
 func Conformance(t *testing.T, dial func() net.Conn, o Options) {
 	if o.Patience == 0 {
 		o.Patience = 20 * time.Second
 	}
 	s := &suite{dial: dial, Options: o}
 	known := make(map[string]bool)
-	for _, c := range cases() {
+	for _, c := range append(cases(), s.tlsCases()...) {
+		if o.TLS != nil && c.name == oldClientCase {
+			continue
+		}
 		known[c.name] = true
 		t.Run(c.name, func(t *testing.T) {
 			defer s.hangUp()
-			err := c.run(s)
 			deviation, expected := o.Deviations[c.name]
+			s.Patience = o.Patience
+			if expected {
+				s.Patience = min(o.Patience, time.Second) // it may be silence that is listed
+			}
+			err := c.run(s)
 			race, uncertain := o.Races[c.name]
 			switch {
 			case uncertain:
@@ -84,7 +101,7 @@ func Conformance(t *testing.T, dial func() net.Conn, o Options) {
 // Cases returns the names of all cases, in the order in which they run.
 func Cases() []string {
 	var names []string
-	for _, c := range cases() {
+	for _, c := range slices.Concat(cases(), tlsCases, forgetCases, requiredCases) {
 		names = append(names, c.name)
 	}
 	return names
@@ -124,6 +141,20 @@ func cases() []testCase {
 	return all
 }
 
+// oldClientCase has a client that cannot ask for TLS.
+const oldClientCase = "handshake/export-name-old-client"
+
+// tlsCases are the cases about TLS that suit the server.
+func (s *suite) tlsCases() []testCase {
+	switch {
+	case s.TLS == nil:
+		return nil
+	case s.TLSRequired:
+		return slices.Concat(tlsCases, requiredCases)
+	}
+	return slices.Concat(tlsCases, forgetCases)
+}
+
 // errNotOffered says that a server does not have what the document leaves to it.
 var errNotOffered = errors.New("the server does not offer")
 
@@ -151,10 +182,23 @@ func (s *suite) connect() *Client {
 	return &Client{Conn: nc}
 }
 
-// greet returns a connection behind the greeting.
+// greet returns a connection behind the greeting, and with TLS if that is wanted.
 func (s *suite) greet() (*Client, error) {
+	return s.greetWith(nbd.NBD_FLAG_C_FIXED_NEWSTYLE | nbd.NBD_FLAG_C_NO_ZEROES)
+}
+
+// greetWith is greet with other client flags.
+func (s *suite) greetWith(flags uint32) (*Client, error) {
+	c, err := s.greetInClear(flags)
+	if err == nil && s.TLS != nil {
+		err = c.StartTLS(s.TLS)
+	}
+	return c, err
+}
+
+func (s *suite) greetInClear(flags uint32) (*Client, error) {
 	c := s.connect()
-	_, err := c.Greet(nbd.NBD_FLAG_C_FIXED_NEWSTYLE | nbd.NBD_FLAG_C_NO_ZEROES)
+	_, err := c.Greet(flags)
 	return c, err
 }
 

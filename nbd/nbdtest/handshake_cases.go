@@ -79,7 +79,7 @@ var handshakeCases = []testCase{
 		return closed(c, "an option without its magic")
 	}},
 	{"handshake/export-name", func(s *suite) error { return s.exportName(nbd.NBD_FLAG_C_FIXED_NEWSTYLE, 134) }},
-	{"handshake/export-name-old-client", func(s *suite) error { return s.exportName(0, 134) }},
+	{oldClientCase, func(s *suite) error { return s.exportName(0, 134) }},
 	{"handshake/export-name-no-zeroes", func(s *suite) error { return s.exportName(3, 10) }},
 	{"handshake/export-name-unknown-drops", func(s *suite) error {
 		c, err := s.greet()
@@ -220,8 +220,8 @@ func (s *suite) infoAndGo() error {
 }
 
 func (s *suite) exportName(flags uint32, size int) error {
-	c := s.connect()
-	if _, err := c.Greet(flags); err != nil {
+	c, err := s.greetWith(flags)
+	if err != nil {
 		return err
 	}
 	c.Write(Option(nbd.NBD_OPT_EXPORT_NAME, []byte(s.Export)))

@@ -1,0 +1,138 @@
+package nbd
+
+import (
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+)
+
+// wire is the socket of a connection. It reads and writes at once where that
+// is possible, and where it is not, says so before it waits: memory that is not
+// needed meanwhile is given back then, and deadlines are set then and not for
+// every request.
+//
+// Over a net.Conn that is no plain socket (a pipe, somebody's wrapper, whose Read
+// must not be passed by) it always says so, and never knows whether it really waits.
+type wire struct {
+	net.Conn
+	raw syscall.RawConn // nil when that is no plain socket
+
+	// A read under way.
+	to  sink
+	n   int
+	err error
+
+	// A write under way.
+	rest   []byte
+	wErr   error
+	stall  time.Duration // bounds the waits between two settle; 0 or less does not
+	hurry  bool          // do not wait at all
+	waited bool          // a write deadline is set
+
+	tryRead, tryWrite func(fd uintptr) bool // readNow and writeNow, made once
+}
+
+// sink is where a read goes.
+type sink interface {
+	space() []byte // the buffer, not empty; asked right before each attempt
+	park()         // called before the goroutine waits; the buffer may change
+}
+
+func (w *wire) init(nc net.Conn) {
+	w.Conn = nc
+	switch nc := nc.(type) {
+	case *net.TCPConn:
+		w.raw, _ = nc.SyscallConn()
+	case *net.UnixConn:
+		w.raw, _ = nc.SyscallConn()
+	}
+	w.tryRead, w.tryWrite = w.readNow, w.writeNow
+}
+
+// receive reads once into to: at least one byte, or an error.
+func (w *wire) receive(to sink) (int, error) {
+	if w.raw == nil {
+		to.park()
+		return w.Conn.Read(to.space())
+	}
+	w.to, w.n, w.err = to, 0, nil
+	if err := w.raw.Read(w.tryRead); err != nil {
+		return 0, err
+	}
+	return w.n, w.err
+}
+
+// readNow reads what is there. It returns false when the runtime is to wait.
+func (w *wire) readNow(fd uintptr) bool {
+	p := w.to.space()
+	for {
+		n, err := syscall.Read(int(fd), p)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			w.to.park()
+			return false
+		case err != nil:
+			w.err = os.NewSyscallError("read", err)
+		case n == 0:
+			w.err = io.EOF
+		default:
+			w.n = n
+		}
+		return true
+	}
+}
+
+// Write sends all of p.
+func (w *wire) Write(p []byte) (int, error) {
+	if w.raw == nil {
+		w.beforeWait()
+		return w.Conn.Write(p)
+	}
+	w.rest, w.wErr = p, nil
+	err := w.raw.Write(w.tryWrite)
+	if err == nil {
+		err = w.wErr
+	}
+	n := len(p) - len(w.rest)
+	w.rest = nil
+	return n, err
+}
+
+// writeNow sends what the socket takes. It returns false when the runtime is to
+// wait.
+func (w *wire) writeNow(fd uintptr) bool {
+	for len(w.rest) > 0 {
+		n, err := syscall.Write(int(fd), w.rest)
+		switch {
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN && !w.hurry:
+			w.beforeWait()
+			return false
+		case err != nil:
+			w.wErr = os.NewSyscallError("write", err)
+			return true
+		default:
+			w.rest = w.rest[n:]
+		}
+	}
+	return true
+}
+
+func (w *wire) beforeWait() {
+	if w.stall > 0 && !w.waited {
+		w.waited = true
+		w.Conn.SetWriteDeadline(time.Now().Add(w.stall))
+	}
+}
+
+// settle ends the time that stall allows.
+func (w *wire) settle() {
+	if w.waited {
+		w.waited = false
+		w.Conn.SetWriteDeadline(time.Time{})
+	}
+}
