@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -64,7 +66,7 @@ func TestErrorLine(t *testing.T) {
 // and both say so with their exit codes.
 func TestInterrupted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk.img")
-	o := createOptions{path: path, size: 32 << 20, sectorSize: newChoice("4096"), format: newChoice("kernel")}
+	o := createOptions{path: path, size: 32 << 20, sectorSize: 4096, format: newChoice("kernel")}
 	stopped, stop := context.WithCancelCause(t.Context())
 	stop(errInterrupted)
 
@@ -177,7 +179,7 @@ func TestExportURI(t *testing.T) {
 		{unixAddr("/run/a.sock"), "", "nbd+unix:///?socket=/run/a.sock"},
 		{unixAddr("/run/a b&c=+.sock"), "x", "nbd+unix:///x?socket=/run/a%20b%26c%3D%2B.sock"},
 	} {
-		if got := exportURI(c.addr, c.name); got != c.want {
+		if got := (endpoint{addr: c.addr}).uri(c.name, false); got != c.want {
 			t.Errorf("%v %q: %s, want %s", c.addr, c.name, got, c.want)
 		}
 	}
@@ -195,6 +197,10 @@ func TestParseListenAddr(t *testing.T) {
 		{"tcp:0.0.0.0:0", "tcp", "0.0.0.0:0"},
 		{"tcp:[::1]:10809", "tcp", "[::1]:10809"},
 		{"tcp:host.example:10809", "tcp", "host.example:10809"},
+		{"vsock:10809", "vsock", "10809"},
+		{"fd:3", "fd", "3"},
+		{"systemd", "systemd", ""},
+		{"systemd:nbd", "systemd", "nbd"},
 	} {
 		a, err := parseListenAddr(c.in)
 		if err != nil || a.network != c.network || a.address != c.address {
@@ -203,7 +209,7 @@ func TestParseListenAddr(t *testing.T) {
 	}
 	for _, in := range []string{
 		"", "unix", "unix:", "unix:" + strings.Repeat("x", 108), "unix:@" + strings.Repeat("x", 105), "tcp", "tcp:", "tcp:x",
-		"tcp:localhost:", "tcp:-1", "tcp:65536", "tcp:a:b:1", "tcp:[::1]", "vsock:1", "10809", "/run/x.sock",
+		"tcp:localhost:", "tcp:-1", "tcp:65536", "tcp:a:b:1", "tcp:[::1]", "vsock:", "vsock:x", "fd:", "fd:-1", "10809", "/run/x.sock",
 	} {
 		if a, err := parseListenAddr(in); exitCode(err, false) != exitUsage {
 			t.Errorf("%s: %v, %v, want a usage error", in, a, err)
@@ -246,15 +252,14 @@ func TestSimilarFlag(t *testing.T) {
 func TestForeignSocketStays(t *testing.T) {
 	t.Chdir(t.TempDir())
 	a := listenAddr{"unix", "s.sock", "unix:s.sock"}
-	ours, err := listenAll(t.Context(), []listenAddr{a})
-	if err != nil {
+	var ours, theirs listeners
+	if err := ours.listenAll(t.Context(), []listenAddr{a}, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename("s.sock", "moved.sock"); err != nil {
 		t.Fatal(err)
 	}
-	theirs, err := listenAll(t.Context(), []listenAddr{a})
-	if err != nil {
+	if err := theirs.listenAll(t.Context(), []listenAddr{a}, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := ours.close(); err != nil {
@@ -287,10 +292,10 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-// Goal: systemd is told when clients may come and when the end begins.
+// Goal: systemd is told when clients may come, of a reload and when the end begins.
 func TestNotify(t *testing.T) {
 	t.Chdir(t.TempDir())
-	o := createOptions{path: "disk.img", size: 32 << 20, sectorSize: newChoice("4096"), format: newChoice("kernel")}
+	o := createOptions{path: "disk.img", size: 32 << 20, sectorSize: 4096, format: newChoice("kernel")}
 	if err := runCreate(t.Context(), io.Discard, io.Discard, o); err != nil {
 		t.Fatal(err)
 	}
@@ -302,27 +307,37 @@ func TestNotify(t *testing.T) {
 	if err := manager.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("bttnbd", "serve", "--listen", "unix:s.sock", "disk.img")
+	cmd := exec.Command("bttnbd", "serve", "--listen", "unix:s.sock", "--exports-dir", t.TempDir(), "disk.img")
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=notify.sock")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer cmd.Process.Kill()
 	expectNotice(t, manager, "READY=1")
-	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
-		t.Fatal(err)
+	for _, step := range []struct {
+		signal  syscall.Signal
+		notices []string
+	}{
+		{unix.SIGHUP, []string{"RELOADING=1\nMONOTONIC_USEC=[0-9]+\n?", "READY=1"}},
+		{unix.SIGTERM, []string{"STOPPING=1"}},
+	} {
+		if err := cmd.Process.Signal(step.signal); err != nil {
+			t.Fatal(err)
+		}
+		for _, notice := range step.notices {
+			expectNotice(t, manager, notice)
+		}
 	}
-	expectNotice(t, manager, "STOPPING=1")
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
 	}
 }
 
-func expectNotice(t *testing.T, manager *net.UnixConn, want string) {
+func expectNotice(t *testing.T, manager *net.UnixConn, pattern string) {
 	t.Helper()
 	b := make([]byte, 100)
 	n, err := manager.Read(b)
-	if err != nil || string(b[:n]) != want {
-		t.Fatalf("told %q, %v, want %q", b[:n], err, want)
+	if matched, _ := regexp.Match("^(?:"+pattern+")$", b[:n]); err != nil || !matched {
+		t.Fatalf("told %q, %v, want %q", b[:n], err, pattern)
 	}
 }

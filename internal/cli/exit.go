@@ -30,10 +30,11 @@ const (
   1    failure
   64   usage error
   130  interrupted`
-	serveStatus = `  0    stopped by SIGTERM, SIGINT or SIGHUP, everything flushed
+	serveStatus = `  0    stopped by SIGTERM, SIGINT or SIGHUP, everything flushed; --single: the client left
   1    failure
   64   usage error
-  130  stopped by a second signal`
+  130  stopped by a second signal
+  --run: that of the command; 128 and the number of the signal that killed it`
 	fsckStatus = `  0    clean
   1    damage repaired, all of it
   4    damage found, or left by a repair
@@ -65,11 +66,14 @@ func usagef(format string, args ...any) error {
 // exitCode is the only place where an outcome becomes a number.
 func exitCode(err error, fsck bool) int {
 	var usage *usageError
+	var status commandStatus
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &usage):
 		return pick(fsck, fsckUsage, exitUsage)
+	case errors.As(err, &status) && err.Error() == status.Error(): // and nothing else went wrong
+		return int(status)
 	case isInterrupt(err):
 		return pick(fsck, fsckCancelled, exitInterrupted)
 	case errors.Is(err, errDamage):
@@ -95,8 +99,11 @@ func isInterrupt(err error) bool {
 
 // errorLine is what to print for err: one line whatever it holds, "" for nothing.
 func errorLine(err error) string {
+	var status commandStatus
 	switch {
 	case err == nil, errors.Is(err, errDamage), errors.Is(err, errRepaired), errors.Is(err, errPartly):
+		return ""
+	case errors.As(err, &status) && err.Error() == status.Error():
 		return ""
 	case isInterrupt(err):
 		return errInterrupted.Error()

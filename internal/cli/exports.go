@@ -1,17 +1,14 @@
 package cli
 
 import (
-	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"github.com/bttnbd/bttnbd/btt"
 	"github.com/bttnbd/bttnbd/nbd"
 	"github.com/bttnbd/bttnbd/pmem"
 )
-
-var _ nbd.Backend = (*btt.Device)(nil)
 
 // exportArg is a parsed [NAME=]PATH.
 type exportArg struct{ name, path string }
@@ -27,30 +24,127 @@ func parseExportArg(s string) exportArg {
 	return exportArg{path: s}
 }
 
-// parseExportArgs parses all, and refuses two of one name or of one file.
-func parseExportArgs(args []string) ([]exportArg, error) {
-	if len(args) == 0 {
-		return nil, usagef("no image given: bttnbd serve [flags] [NAME=]PATH…")
-	}
-	var exports []exportArg
+// exportSpec says how one image is to be served.
+type exportSpec struct {
+	exportArg
+	description string
+	readOnly    bool
+	durability  pmem.Mode
+	create      uint64 // bytes of an image to be made if there is none; 0: none
+	sectorSize  choiceFlag
+	bytesPerSec uint64
+	opsPerSec   uint64
+	tlsAllow    []string // who may use it; nil: everybody
+	found       bool     // in a directory, so perhaps not an image
+}
+
+// exportSpecs are those of the arguments, of the configuration file and of what
+// lies in the directories now.
+func (s *settings) exportSpecs(args []string) ([]exportSpec, error) {
+	var specs []exportSpec
 	for _, arg := range args {
 		e := parseExportArg(arg)
 		if e.path == "" {
 			return nil, usagef("%s: no path behind the name: write NAME=PATH", arg)
 		}
-		for _, other := range exports {
+		specs = append(specs, s.spec(e))
+	}
+	for _, e := range s.Exports {
+		specs = append(specs, s.configured(e))
+	}
+	for _, dir := range s.ExportsDir {
+		found, err := s.lookInto(dir)
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, found...)
+	}
+	if len(specs) == 0 && len(s.ExportsDir) == 0 {
+		return nil, usagef("no image given: bttnbd serve [flags] [NAME=]PATH…")
+	}
+	return specs, refuseTwice(specs)
+}
+
+// spec is that of an export about which nothing particular was said.
+func (s *settings) spec(e exportArg) exportSpec {
+	return exportSpec{
+		exportArg: e, readOnly: s.ReadOnly, durability: durabilityMode(s.Durability.value),
+		create: uint64(s.Create), sectorSize: s.SectorSize,
+		bytesPerSec: uint64(s.LimitRate), opsPerSec: uint64(s.LimitIOPS),
+	}
+}
+
+// configured is the spec of an [[export]].
+func (s *settings) configured(e exportSettings) exportSpec {
+	spec := s.spec(exportArg{e.Name, e.Path})
+	spec.description, spec.tlsAllow = e.Description, e.TLSAllow
+	if e.ReadOnly != nil {
+		spec.readOnly = *e.ReadOnly
+	}
+	if spec.readOnly {
+		spec.create = 0
+	}
+	if e.Create != 0 {
+		spec.create = uint64(e.Create)
+	}
+	if e.SectorSize.given {
+		spec.sectorSize = e.SectorSize.choiceFlag
+	}
+	if e.Durability.given {
+		spec.durability = durabilityMode(e.Durability.value)
+	}
+	if e.LimitRate != 0 {
+		spec.bytesPerSec = uint64(e.LimitRate)
+	}
+	if e.LimitIOPS != 0 {
+		spec.opsPerSec = uint64(e.LimitIOPS)
+	}
+	return spec
+}
+
+func durabilityMode(word string) pmem.Mode {
+	if word == "process" {
+		return pmem.ForceProcess
+	}
+	return pmem.Auto
+}
+
+// lookInto is what may be an image in dir: files and devices, hidden ones excepted.
+func (s *settings) lookInto(dir string) ([]exportSpec, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("--exports-dir: %w", err)
+	}
+	var specs []exportSpec
+	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
+		st, err := os.Stat(path)
+		isImage := err == nil && (st.Mode().IsRegular() || st.Mode().Type()&os.ModeDevice != 0)
+		if !isImage || strings.HasPrefix(entry.Name(), ".") {
+			continue
+		}
+		spec := s.spec(exportArg{entry.Name(), path})
+		spec.found, spec.create = true, 0
+		specs = append(specs, spec)
+	}
+	return specs, nil
+}
+
+// refuseTwice refuses two exports of one name or of one file.
+func refuseTwice(specs []exportSpec) error {
+	for i, e := range specs {
+		for _, other := range specs[:i] {
 			switch {
 			case other.name == e.name && e.name == "":
-				return nil, usagef("%s and %s: two exports without a name: write NAME=PATH", other.path, e.path)
+				return usagef("%s and %s: two exports without a name: write NAME=PATH", other.path, e.path)
 			case other.name == e.name:
-				return nil, usagef("%s: export name %q is taken by %s: choose another name", e.path, e.name, other.path)
+				return usagef("%s: export name %q is taken by %s: choose another name", e.path, e.name, other.path)
 			case sameFile(other.path, e.path):
-				return nil, usagef("%s: given twice: an image is one export, to any number of clients", e.path)
+				return usagef("%s: given twice: an image is one export, to any number of clients", e.path)
 			}
 		}
-		exports = append(exports, e)
 	}
-	return exports, nil
+	return nil
 }
 
 func sameFile(a, b string) bool {
@@ -59,32 +153,11 @@ func sameFile(a, b string) bool {
 	return filepath.Clean(a) == filepath.Clean(b) || errA == nil && errB == nil && os.SameFile(sa, sb)
 }
 
-// image is an open export.
-type image struct {
-	exportArg
-	dev        *btt.Device
-	fileSize   uint64
-	durability pmem.Durability
-}
-
-// openImage opens the image for its one owner, and recovers it.
-func openImage(e exportArg, o pmem.Options) (*image, error) {
-	r, err := pmem.Open(e.path, o)
-	if err != nil {
-		return nil, advise(err, e.path, o.ReadOnly, ", or serve it with --read-only")
-	}
-	defer pmem.ArmFaults()()
-	dev, err := btt.Open(r, btt.Options{})
-	if err != nil {
-		return nil, errors.Join(adviseBTT(e.path, err), r.Close())
-	}
-	return &image{e, dev, r.Size(), r.Durability()}, nil
-}
-
 // export declares what the image can do.
-func (im *image) export() nbd.Export {
+func (im *image) export(spec exportSpec) nbd.Export {
 	return nbd.Export{
-		Name:           im.name,
+		Name:           spec.name,
+		Description:    spec.description,
 		Size:           im.dev.Size(),
 		PreferredBlock: preferredBlock(im.dev.SectorSize()),
 		ReadOnly:       im.dev.ReadOnly(),
@@ -92,6 +165,8 @@ func (im *image) export() nbd.Export {
 		Zero:           true,
 		FastZero:       im.dev.ZerosFast(),
 		MultiConn:      true, // a completed write is durable on every connection
+		BytesPerSecond: spec.bytesPerSec,
+		OpsPerSecond:   spec.opsPerSec,
 		Backend:        im.dev,
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -36,6 +38,9 @@ func (s *sizeFlag) Set(text string) error {
 	*s = sizeFlag(n)
 	return nil
 }
+
+// UnmarshalText is Set, for the configuration file.
+func (s *sizeFlag) UnmarshalText(text []byte) error { return s.Set(string(text)) }
 
 // uuidFlag is a flag that takes a UUID. Its zero value is "not given".
 type uuidFlag uuid.UUID
@@ -76,9 +81,10 @@ func (u *ownUUIDFlag) Set(text string) error {
 type choiceFlag struct {
 	value   string
 	allowed []string // the first is the default
+	given   bool
 }
 
-func newChoice(allowed ...string) choiceFlag { return choiceFlag{allowed[0], allowed} }
+func newChoice(allowed ...string) choiceFlag { return choiceFlag{value: allowed[0], allowed: allowed} }
 
 func (c *choiceFlag) Type() string   { return strings.Join(c.allowed, "|") }
 func (c *choiceFlag) String() string { return c.value }
@@ -87,9 +93,48 @@ func (c *choiceFlag) Set(text string) error {
 	if !slices.Contains(c.allowed, text) {
 		return fmt.Errorf("choose %s", strings.Join(c.allowed, " or "))
 	}
-	c.value = text
+	c.value, c.given = text, true
 	return nil
 }
+
+// UnmarshalText is Set, for the configuration file.
+func (c *choiceFlag) UnmarshalText(text []byte) error { return c.Set(string(text)) }
+
+// durationFlag is a flag that takes a duration; 0 is "no bound".
+type durationFlag time.Duration
+
+func (d *durationFlag) Type() string   { return "DURATION" }
+func (d *durationFlag) String() string { return time.Duration(*d).String() }
+
+func (d *durationFlag) Set(text string) error {
+	v, err := time.ParseDuration(text)
+	if err != nil || v < 0 {
+		return errors.New("not a duration: write it like 30s, 5m or 0")
+	}
+	*d = durationFlag(v)
+	return nil
+}
+
+// UnmarshalText is Set, for the configuration file.
+func (d *durationFlag) UnmarshalText(text []byte) error { return d.Set(string(text)) }
+
+// modeFlag is a flag that takes the permissions of a file.
+type modeFlag uint32
+
+func (m *modeFlag) Type() string   { return "MODE" }
+func (m *modeFlag) String() string { return fmt.Sprintf("%04o", uint32(*m)) }
+
+func (m *modeFlag) Set(text string) error {
+	v, err := strconv.ParseUint(text, 8, 32)
+	if err != nil || v > 0o777 {
+		return errors.New("not a file mode: write it in octal, like 0660")
+	}
+	*m = modeFlag(v)
+	return nil
+}
+
+// UnmarshalText is Set, for the configuration file.
+func (m *modeFlag) UnmarshalText(text []byte) error { return m.Set(string(text)) }
 
 // flagError turns what pflag says into one line that tells what to do.
 func flagError(cmd *cobra.Command, err error) error {

@@ -13,21 +13,26 @@ import (
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 )
 
 // listenAddr is a parsed ADDR of --listen.
 type listenAddr struct {
-	network string // "unix" or "tcp"
-	address string // as package net wants it
+	network string // "unix", "tcp", "vsock", "fd" or "systemd"
+	address string // a path, host:port, a port, a number, or a name
 	given   string // as the user wrote it
 }
+
+// howToListen names the kinds of ADDR.
+const howToListen = "write unix:/path, tcp:host:port, vsock:port, fd:number or systemd:name"
 
 // maxSocketPath is what fits into sun_path of unix(7) with its final zero.
 const maxSocketPath = 107
 
-// parseListenAddr reads unix:PATH, tcp:HOST:PORT or tcp:PORT. The last listens on
-// localhost: there is no protection against whoever can connect.
+// parseListenAddr reads unix:PATH, tcp:HOST:PORT, tcp:PORT, vsock:PORT, fd:N,
+// systemd or systemd:NAME. A port of TCP alone is one of localhost: there is no
+// protection against whoever can connect.
 func parseListenAddr(s string) (listenAddr, error) {
 	network, rest, _ := strings.Cut(s, ":")
 	switch network {
@@ -35,8 +40,15 @@ func parseListenAddr(s string) (listenAddr, error) {
 		return parseUnixAddr(s, rest)
 	case "tcp":
 		return parseTCPAddr(s, rest)
+	case "vsock", "fd":
+		if _, err := strconv.ParseUint(rest, 10, 31); err != nil {
+			return listenAddr{}, usagef("--listen %s: %q is not a number: write %s:number", s, rest, network)
+		}
+		return listenAddr{network, rest, s}, nil
+	case "systemd":
+		return listenAddr{network, rest, s}, nil
 	}
-	return listenAddr{}, usagef("--listen %s: unknown kind of address: write unix:/path or tcp:host:port", s)
+	return listenAddr{}, usagef("--listen %s: unknown kind of address: %s", s, howToListen)
 }
 
 func parseUnixAddr(given, path string) (listenAddr, error) {
@@ -87,76 +99,233 @@ func parseListenAddrs(given []string) ([]listenAddr, error) {
 // listeners are open sockets. A unix socket that was made here is removed again,
 // unless somebody else's has taken its place.
 type listeners struct {
-	made   []net.Listener         // for --listen
-	paths  map[string]os.FileInfo // of the unix sockets among them
-	passed []net.Listener         // by systemd
+	made   []madeListener // for --listen
+	passed []*passedFile  // by systemd, or who behaves like it
 }
 
-func (ls *listeners) all() []net.Listener { return slices.Concat(ls.made, ls.passed) }
+// madeListener is a socket, or two for the two families of localhost, with what
+// its clients are to be told.
+type madeListener struct {
+	net.Listener
+	more   []net.Listener
+	at     endpoint
+	socket os.FileInfo // of a unix socket made here
+}
+
+// passedFile is a socket passed by systemd.
+type passedFile struct {
+	net.Listener
+	name string // FileDescriptorName= of the socket unit
+	used bool
+}
+
+// all are the sockets to accept from.
+func (ls *listeners) all() (all []net.Listener) {
+	for _, m := range ls.made {
+		all = append(append(all, m.Listener), m.more...)
+	}
+	for _, p := range ls.passed {
+		if p.used {
+			all = append(all, p.Listener)
+		}
+	}
+	return all
+}
+
+// sockets are the paths of the unix sockets made here.
+func (ls *listeners) sockets() (paths []string) {
+	for _, m := range ls.made {
+		if m.socket != nil {
+			paths = append(paths, m.at.addr.String())
+		}
+	}
+	return paths
+}
 
 // activated are the sockets that systemd, or whoever behaves like it, has passed.
+// The environment that told of them is emptied.
 func activated() (*listeners, error) {
-	all, err := activation.Listeners()
-	if err != nil {
-		return nil, fmt.Errorf("sockets from systemd: %w", err)
-	}
-	for i, l := range all {
-		if l == nil {
-			return nil, fmt.Errorf("file descriptor %d from systemd is not a listening stream socket: use ListenStream= in the socket unit", 3+i)
+	ls := &listeners{}
+	for _, f := range activation.Files(true) {
+		l, err := fileListener(f)
+		if err != nil {
+			return ls, fmt.Errorf("%s from systemd is not a listening stream socket: use ListenStream= in the socket unit", f.Name())
 		}
-	}
-	return &listeners{passed: all}, nil
-}
-
-// listenAll opens all addresses or none.
-func listenAll(ctx context.Context, addrs []listenAddr) (*listeners, error) {
-	ls := &listeners{paths: map[string]os.FileInfo{}}
-	for _, a := range addrs {
-		if err := ls.listen(ctx, a); err != nil {
-			return nil, errors.Join(err, ls.close())
-		}
+		ls.passed = append(ls.passed, &passedFile{Listener: l, name: f.Name()})
 	}
 	return ls, nil
 }
 
-func (ls *listeners) listen(ctx context.Context, a listenAddr) error {
-	var config net.ListenConfig
-	if a.network == "unix" {
-		if err := removeStale(a); err != nil {
-			return err
-		}
-		config.Control = ownerOnly
+// fileListener is the listening socket f, which it closes.
+func fileListener(f *os.File) (net.Listener, error) {
+	defer f.Close()
+	domain, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return nil, err
 	}
-	l, err := config.Listen(ctx, a.network, a.address)
+	accepts, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil || accepts == 0 {
+		return nil, errors.Join(err, syscall.EINVAL)
+	}
+	if domain == unix.AF_VSOCK {
+		return vsock.FileListener(f)
+	}
+	return net.FileListener(f)
+}
+
+// choosePassed settles which of the passed sockets addrs mean: all of them if there
+// is no address at all.
+func (ls *listeners) choosePassed(addrs []listenAddr) error {
+	asked := slices.ContainsFunc(addrs, func(a listenAddr) bool { return a.network == "systemd" })
 	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("--listen %s: the address is in use: stop the other server, or choose another address", a.given)
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("--listen %s: its directory does not exist: make it, or choose another path", a.given)
-	case err != nil:
-		return fmt.Errorf("--listen %s: %w: choose another address", a.given, errors.Unwrap(err))
+	case len(ls.passed) == 0 && len(addrs) == 0:
+		return usagef("nowhere to listen: give --listen unix:/path or --listen tcp:host:port, or start it by a systemd socket unit")
+	case len(ls.passed) > 0 && len(addrs) > 0 && !asked:
+		return usagef("--listen %s contradicts the sockets passed by socket activation: leave --listen out, or add --listen systemd", addrs[0].given)
+	case len(addrs) == 0:
+		addrs = []listenAddr{{network: "systemd"}}
 	}
-	ls.made = append(ls.made, l)
-	if u, ok := l.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(false)
-		if ls.paths[a.address], err = os.Lstat(a.address); err != nil {
-			return fmt.Errorf("--listen %s: somebody removed the socket: %w", a.given, err)
+	for _, a := range addrs {
+		if a.network != "systemd" {
+			continue
 		}
+		found := false
+		for _, p := range ls.passed {
+			if a.address == "" || a.address == p.name {
+				p.used, found = true, true
+			}
+		}
+		if !found {
+			return fmt.Errorf("--listen %s: systemd has passed no such socket: see FileDescriptorName= of the socket unit", a.given)
+		}
+	}
+	return ls.closeUnused()
+}
+
+// closeUnused closes what nobody will accept from, so that clients do not wait there.
+func (ls *listeners) closeUnused() error {
+	var errs []error
+	for _, p := range ls.passed {
+		if !p.used {
+			errs = append(errs, closed(p.Listener))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// listenAll opens all addresses, or none.
+func (ls *listeners) listenAll(ctx context.Context, addrs []listenAddr, mode os.FileMode) error {
+	for _, a := range addrs {
+		var m madeListener
+		var err error
+		switch a.network {
+		case "unix":
+			m, err = listenUnix(a, mode)
+		case "tcp":
+			m, err = listenTCP(ctx, a)
+		case "vsock":
+			m, err = listenVsock(a)
+		case "fd":
+			m, err = listenFD(a)
+		case "systemd":
+			continue
+		}
+		if err != nil {
+			return errors.Join(err, ls.close())
+		}
+		ls.made = append(ls.made, m)
 	}
 	return nil
 }
 
-// ownerOnly gives a unix socket mode 0600 before bind makes it visible. Linux
-// takes the mode of the new name from the socket.
-func ownerOnly(_, _ string, c syscall.RawConn) error {
-	var chmodErr error
-	err := c.Control(func(fd uintptr) { chmodErr = unix.Fchmod(int(fd), 0o600) })
-	return errors.Join(err, chmodErr)
+// listenTCP listens on every address of the host, on one port.
+func listenTCP(ctx context.Context, a listenAddr) (m madeListener, err error) {
+	host, port, _ := net.SplitHostPort(a.address)
+	addrs := []string{host}
+	if host != "" && net.ParseIP(strings.Split(host, "%")[0]) == nil {
+		if addrs, err = addressesOf(ctx, host); err != nil {
+			return m, fmt.Errorf("--listen %s: %w: choose another address", a.given, err)
+		}
+		m.at.host = host
+	}
+	var config net.ListenConfig
+	for _, ip := range addrs {
+		l, listenErr := config.Listen(ctx, "tcp", net.JoinHostPort(ip, port))
+		switch {
+		case listenErr == nil && m.Listener == nil:
+			m.Listener, m.at.addr = l, l.Addr()
+			port = strconv.Itoa(l.Addr().(*net.TCPAddr).Port) // also for the other family
+		case listenErr == nil:
+			m.more = append(m.more, l)
+		case !errors.Is(listenErr, syscall.EADDRNOTAVAIL) && !errors.Is(listenErr, syscall.EAFNOSUPPORT):
+			return m, errors.Join(listenError(a, listenErr), m.close())
+		default:
+			err = listenErr // a family that this machine does not have
+		}
+	}
+	if m.Listener == nil {
+		return m, listenError(a, err)
+	}
+	return m, nil
+}
+
+// addressesOf are all of the host. Localhost has two, whatever the machine's table of
+// hosts says (RFC 6761).
+func addressesOf(ctx context.Context, host string) ([]string, error) {
+	if host == "localhost" {
+		return []string{"127.0.0.1", "::1"}, nil
+	}
+	return net.DefaultResolver.LookupHost(ctx, host)
+}
+
+func listenError(a listenAddr, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("--listen %s: the address is in use: stop the other server, or choose another address", a.given)
+	case errors.Is(err, fs.ErrPermission) && a.network == "unix":
+		return fmt.Errorf("--listen %s: no permission to make a socket there: choose a directory that you may write to", a.given)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("--listen %s: no permission to listen there: run as root, or choose a port from 1024 on", a.given)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("--listen %s: its directory does not exist: make it, or choose another path", a.given)
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	return fmt.Errorf("--listen %s: %w: choose another address", a.given, err)
+}
+
+// listenVsock listens for the virtual machines of this host, or for its host.
+func listenVsock(a listenAddr) (m madeListener, err error) {
+	port, _ := strconv.ParseUint(a.address, 10, 32)
+	if port == 0 {
+		port = unix.VMADDR_PORT_ANY
+	}
+	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, uint32(port), nil)
+	if errors.Is(err, syscall.EAFNOSUPPORT) {
+		return m, fmt.Errorf("--listen %s: this kernel has no vsock: load the module vsock, or listen elsewhere", a.given)
+	}
+	if err != nil {
+		return m, listenError(a, err)
+	}
+	return madeListener{Listener: l, at: endpoint{addr: l.Addr()}}, nil
+}
+
+// listenFD takes over a socket that whoever started this process has left open.
+func listenFD(a listenAddr) (m madeListener, err error) {
+	fd, _ := strconv.Atoi(a.address)
+	unix.CloseOnExec(fd)
+	l, err := fileListener(os.NewFile(uintptr(fd), a.given))
+	if err != nil {
+		return m, fmt.Errorf("--listen %s: file descriptor %d is not a listening stream socket: pass one, or leave it out", a.given, fd)
+	}
+	return madeListener{Listener: l, at: endpoint{addr: l.Addr()}}, nil
 }
 
 // refuseTaken refuses addresses that can never be listened on: those of the images
 // themselves, and of other files.
-func refuseTaken(addrs []listenAddr, exports []exportArg) error {
+func refuseTaken(addrs []listenAddr, exports []exportSpec) error {
 	for _, a := range addrs {
 		if a.network != "unix" {
 			continue
@@ -188,39 +357,34 @@ func kind(m fs.FileMode) string {
 	return "a device"
 }
 
-// removeStale removes a socket that a killed server has left: one on which nobody
-// answers. Anything else in that place is refused.
-func removeStale(a listenAddr) error {
-	st, err := os.Lstat(a.address)
-	if err != nil {
-		return nil // nothing there, or listening will say what is wrong
-	}
-	if st.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("--listen %s: %s is there: choose another path", a.given, kind(st.Mode()))
-	}
-	c, err := net.Dial("unix", a.address)
-	if err == nil {
-		c.Close()
-		return fmt.Errorf("--listen %s: a server is listening there: stop it, or choose another path", a.given)
-	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("--listen %s: cannot tell whether a server is listening there: %w: choose another path", a.given, err)
-	}
-	return os.Remove(a.address)
-}
-
 // close closes what is still open and removes the sockets made here.
 func (ls *listeners) close() error {
 	var errs []error
-	for _, l := range ls.all() {
-		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			errs = append(errs, err)
-		}
+	for _, m := range ls.made {
+		errs = append(errs, m.close())
 	}
-	for path, ours := range ls.paths {
-		if st, err := os.Lstat(path); err == nil && os.SameFile(st, ours) {
-			errs = append(errs, os.Remove(path))
-		}
+	for _, p := range ls.passed {
+		errs = append(errs, closed(p.Listener))
 	}
 	return errors.Join(errs...)
+}
+
+func (m *madeListener) close() error {
+	var errs []error
+	for _, l := range append(m.more, m.Listener) {
+		if l != nil {
+			errs = append(errs, closed(l))
+		}
+	}
+	if m.socket != nil {
+		errs = append(errs, removeSocket(m.at.addr.String(), m.socket))
+	}
+	return errors.Join(errs...)
+}
+
+func closed(l net.Listener) error {
+	if err := l.Close(); !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/bttnbd/bttnbd/internal/sandbox"
 	"github.com/bttnbd/bttnbd/nbd"
 	"github.com/bttnbd/bttnbd/nbd/nbdtest"
 )
@@ -65,8 +67,11 @@ func TestScripts(t *testing.T) {
 			return err
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "root" {
+			switch cond {
+			case "root":
 				return os.Getuid() == 0, nil
+			case "landlock":
+				return sandbox.Level() > 0, nil
 			}
 			return false, fmt.Errorf("unknown condition %s", cond)
 		},
@@ -76,11 +81,13 @@ func TestScripts(t *testing.T) {
 			"unchanged": cmdUnchanged,
 			"start":     cmdStart,
 			"signal":    cmdSignal,
+			"reload":    cmdReload,
 			"line":      cmdLine,
 			"ended":     cmdEnded,
 			"abandon":   cmdAbandon,
 			"nbd":       cmdNBD,
 			"poke":      cmdPoke,
+			"families":  cmdFamilies,
 		},
 	})
 }
@@ -155,7 +162,7 @@ func checksum(ts *testscript.TestScript, name string) string {
 type process struct {
 	cmd    *exec.Cmd
 	stdout *bufio.Reader
-	stderr bytes.Buffer
+	stderr lockedBuffer
 	lines  []string // read from stdout so far
 }
 
@@ -211,6 +218,47 @@ func cmdSignal(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(running(ts, args[0]).cmd.Process.Signal(unix.SignalNum("SIG" + args[1])))
 }
 
+// reload NAME TEXT sends SIGHUP and waits for the end of the reload, of which the log
+// must say TEXT.
+func cmdReload(ts *testscript.TestScript, _ bool, args []string) {
+	const ended = `"message":"reload`
+	p := running(ts, args[0])
+	before := strings.Count(p.stderr.String(), ended)
+	ts.Check(p.cmd.Process.Signal(unix.SIGHUP))
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(maxRuntime)
+	for strings.Count(p.stderr.String(), ended) == before {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			ts.Fatalf("no end of the reload: %s", p.stderr.String())
+		}
+	}
+	log := p.stderr.String()
+	if last := log[strings.LastIndex(log, ended):]; !strings.HasPrefix(last, `"message":"`+args[1]) {
+		ts.Fatalf("want %q: %s", args[1], log)
+	}
+}
+
+// lockedBuffer collects the output of a running process.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // line NAME TEXT reads the next line of stdout, which must be TEXT.
 func cmdLine(ts *testscript.TestScript, _ bool, args []string) {
 	p := running(ts, args[0])
@@ -227,7 +275,7 @@ func cmdEnded(ts *testscript.TestScript, _ bool, args []string) {
 	rest, err := io.ReadAll(p.stdout)
 	ts.Check(err)
 	got := exitOf(ts, p.cmd.Wait())
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".log"), p.stderr.Bytes(), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".log"), []byte(p.stderr.String()), 0o600))
 	if strconv.Itoa(got) != args[1] {
 		ts.Fatalf("exit code %d, want %s; stderr: %s", got, args[1], p.stderr.String())
 	}
@@ -287,6 +335,19 @@ func dissect(ts *testscript.TestScript, uri string) (network, addr, export strin
 		return "tcp", u.Host, export
 	}
 	return "unix", u.Query().Get("socket"), export
+}
+
+// families URI connects to localhost in both families.
+func cmdFamilies(ts *testscript.TestScript, _ bool, args []string) {
+	_, addr, export := dissect(ts, args[0])
+	_, port, err := net.SplitHostPort(addr)
+	ts.Check(err)
+	for _, ip := range []string{"127.0.0.1", "::1"} {
+		c, _, err := nbdtest.Dial("tcp", net.JoinHostPort(ip, port), export)
+		ts.Check(err)
+		ts.Check(c.Disconnect())
+		c.Close()
+	}
 }
 
 // poke FILE OFFSET HEX overwrites a few bytes of an image.

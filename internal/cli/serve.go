@@ -5,281 +5,206 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"sync"
-	"time"
+	"slices"
+	"strings"
 
-	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/google/uuid"
-	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/bttnbd/bttnbd/internal/units"
-	"github.com/bttnbd/bttnbd/layout"
-	"github.com/bttnbd/bttnbd/nbd"
-	"github.com/bttnbd/bttnbd/pmem"
+	"github.com/bttnbd/bttnbd/internal/sandbox"
 )
 
 type serveOptions struct {
-	args       []string // [NAME=]PATH
-	listen     []string
-	readOnly   bool
-	create     sizeFlag
-	sectorSize choiceFlag
-	durability choiceFlag
-	logLevel   choiceFlag
+	settings
+	args   []string // [NAME=]PATH
+	config string   // file of further settings
+	run    string   // command to serve for
+	single bool     // one client, on stdin and stdout
 
-	sectorSizeGiven bool
-}
-
-func (o *serveOptions) addFlags(f *pflag.FlagSet) {
-	o.sectorSize = newChoice("4096", "512")
-	o.durability = newChoice("auto", "process")
-	o.logLevel = choiceFlag{"info", []string{"debug", "info", "warn", "error"}}
-	f.StringArrayVar(&o.listen, "listen", nil, "listen on `ADDR`: unix:/path, tcp:host:port or tcp:port (localhost); may be repeated")
-	f.BoolVar(&o.readOnly, "read-only", false, "refuse writes, and never change the image")
-	f.Var(&o.create, "create", "make images that do not exist, of this size; those that do are left as they are")
-	f.Var(&o.sectorSize, "sector-size", "with --create: bytes that are written all or not at all")
-	f.Var(&o.durability, "durability", "auto: what the medium can; process: survive a kill, but no power failure")
-	f.Var(&o.logLevel, "log-level", "what to log on stderr")
+	given *pflag.FlagSet
 }
 
 func newServe() *cobra.Command {
-	var o serveOptions
+	o := serveOptions{settings: newSettings()}
 	cmd := &cobra.Command{
 		Use:   "serve [flags] [NAME=]PATH…",
 		Short: "Serve images over NBD",
-		Long: `Serve images over NBD until SIGTERM, SIGINT or SIGHUP. When ready, one URI for each
---listen and export is printed on stdout.
+		Long: `Serve images over NBD until SIGTERM or SIGINT. When ready, one URI for each --listen
+and export is printed on stdout.
 
-A PATH without NAME is the default export. Without --listen, the sockets passed
-by systemd socket activation are used, and no URI is printed. Unix sockets are
-for their owner only (mode 0600). On TCP there is neither encryption nor a
-password.`,
+A PATH without NAME is the default export. Whoever can connect can read and
+write, unless --tls-verify-peer asks who it is; without --tls nothing is encrypted.
+
+ADDR is one of
+
+    unix:/path     a unix socket, for its owner only unless --unix-mode says so
+    tcp:port       TCP on localhost
+    tcp:host:port  TCP on all addresses of the host; tcp::port on all of this one
+    vsock:port     for the virtual machines of this host, or for the host of this one
+    systemd:name   a socket passed by systemd; without a name, all of them
+    fd:number      a listening socket that the parent process has left open
+
+Sockets passed by systemd are used if there is no --listen. No URI is printed for
+them.
+
+SIGHUP ends the server too, unless there is something to read again: the file of
+--config, the directories of --exports-dir, the certificates. Exports are then
+added, removed and replaced without a stop for the clients of the others.`,
 		Example: `  bttnbd serve --listen unix:/run/disk.sock disk.img
   bttnbd serve --listen tcp:10809 a=/dev/pmem0 b=/mnt/dax/b.img
   bttnbd serve --create 1G --listen unix:scratch.sock scratch.img
+  bttnbd serve --run 'qemu-img convert -O qcow2 "$uri" out.qcow2' disk.img
+  bttnbd serve --listen tcp::10809 --tls require --tls-certificates /etc/pki/nbd disk.img
   nbdinfo -- [ bttnbd serve disk.img ]`,
 		Annotations: map[string]string{exitStatus: serveStatus},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.args, o.sectorSizeGiven = args, cmd.Flags().Changed("sector-size")
+			o.args = args
+			if o.config != "" {
+				s, err := readConfig(o.config, cmd.Flags())
+				if err != nil {
+					return err
+				}
+				o.settings = s
+			}
+			o.given = cmd.Flags()
 			if err := o.validate(); err != nil {
 				return err
 			}
 			return runServe(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o)
 		},
 	}
-	o.addFlags(cmd.Flags())
+	groups := o.groups()
+	sources := newGroup(groups[0].title)
+	sources.flags.StringVar(&o.config, "config", "", "read settings and exports from `FILE` (TOML); flags beat it")
+	sources.flags.AddFlagSet(groups[0].flags)
+	groups[0] = sources
+	groups[1].flags.StringVar(&o.run, "run", "", "serve for `COMMAND` alone, run by sh with $uri, and end with its status")
+	groups[1].flags.BoolVarP(&o.single, "single", "s", false, "serve one client, which is on stdin and stdout, and end with it")
+	groupedUsage(cmd, groups)
 	return cmd
 }
 
 func (o *serveOptions) validate() error {
 	switch {
-	case o.sectorSizeGiven && o.create == 0:
-		return usagef("--sector-size is for new images: give --create SIZE as well, or leave it out")
-	case o.readOnly && o.create != 0:
-		return usagef("--read-only and --create contradict each other: leave one out")
+	case o.single && o.run != "":
+		return usagef("--single and --run contradict each other: leave one out")
+	case o.single && len(o.Listen) > 0:
+		return usagef("--single serves stdin and stdout: leave --listen %s out", o.Listen[0])
+	case o.run != "" && o.User != "":
+		return usagef("--run and --user contradict each other: run the whole as user %s", o.User)
 	}
-	return nil
+	return o.settings.validate()
 }
 
+// runServe starts in this order: what can be refused without touching anything,
+// images, sockets, and then, with everything open, the loss of rights.
 func runServe(ctx context.Context, stdout, stderr io.Writer, o serveOptions) (err error) {
-	addrs, err := parseListenAddrs(o.listen)
+	s := service{serveOptions: o, stdout: stdout}
+	if s.reloadable() {
+		s.hangups = takeHangups(ctx)
+	}
+	if s.log, err = newLogger(stderr, o.LogLevel.value); err != nil {
+		return err
+	}
+	addrs, specs, err := o.look()
 	if err != nil {
 		return err
 	}
-	exports, err := parseExportArgs(o.args)
+	if o.User != "" {
+		if s.as, err = sandbox.Lookup(o.User, o.Group); err != nil {
+			return fmt.Errorf("--user: %w", err)
+		}
+	}
+	config, err := o.loadTLS(s.log)
 	if err != nil {
 		return err
 	}
-	if err := refuseTaken(addrs, exports); err != nil {
-		return err
-	}
-	log, err := newLogger(stderr, o.logLevel.value)
-	if err != nil {
-		return err
-	}
-	s := service{log: log}
+	s.tls.current.Store(config)
 	defer func() { err = errors.Join(err, s.close()) }()
+
 	// Sockets passed by systemd first: without any there is nothing to do.
-	if s.listeners, err = passedSockets(addrs); err != nil {
-		return err
+	if !o.single {
+		if addrs, err = s.passedSockets(addrs); err != nil {
+			return err
+		}
 	}
-	if err := s.openImages(ctx, exports, &o); err != nil {
+	if err := s.openAll(ctx, specs); err != nil {
 		return err
 	}
 	// Images before sockets of our own: who owns the image may replace its socket.
-	if len(addrs) > 0 {
-		if s.listeners, err = listenAll(ctx, addrs); err != nil {
-			return err
-		}
-	}
-	return s.run(ctx, stdout)
-}
-
-// passedSockets are those of systemd: either they or addrs are where to listen.
-func passedSockets(addrs []listenAddr) (*listeners, error) {
-	ls, err := activated()
-	switch {
-	case err != nil:
-		return nil, err
-	case len(ls.passed) == 0 && len(addrs) == 0:
-		return ls, usagef("nowhere to listen: give --listen unix:/path or --listen tcp:host:port, or start it by a systemd socket unit")
-	case len(ls.passed) > 0 && len(addrs) > 0:
-		return ls, usagef("--listen %s contradicts the sockets passed by socket activation: leave --listen out", addrs[0].given)
-	}
-	return ls, nil
-}
-
-// service is what runs between the start and the end of serve.
-type service struct {
-	log       zerolog.Logger
-	images    []*image
-	listeners *listeners
-}
-
-func (s *service) openImages(ctx context.Context, exports []exportArg, o *serveOptions) error {
-	mode := pmem.Auto
-	if o.durability.value == "process" {
-		mode = pmem.ForceProcess
-	}
-	for _, e := range exports {
-		made, err := o.createMissing(ctx, e.path)
-		if err != nil {
-			return err
-		}
-		im, err := openImage(e, pmem.Options{ReadOnly: o.readOnly, Durability: mode})
-		if err != nil {
-			return err
-		}
-		s.images = append(s.images, im)
-		if !made {
-			s.warnIfOther(im, o)
-		}
-	}
-	return nil
-}
-
-// createMissing makes the image at path if --create is given and nothing is there.
-func (o *serveOptions) createMissing(ctx context.Context, path string) (made bool, err error) {
-	if _, err := os.Stat(path); o.create == 0 || !errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	id, err := uuid.NewRandom()
-	if err != nil {
-		return false, fmt.Errorf("making a random uuid: %w", err)
-	}
-	spec := imageSpec{path: path, size: uint64(o.create), sectorSize: sectorBytes(o.sectorSize), flavour: layout.Kernel, uuid: id}
-	_, err = spec.makeNew(ctx)
-	return err == nil, err
-}
-
-// warnIfOther warns of an image that was there already and is not what --create
-// would have made.
-func (s *service) warnIfOther(im *image, o *serveOptions) {
-	otherSize := o.create != 0 && uint64(o.create) != im.fileSize
-	otherSector := o.sectorSizeGiven && sectorBytes(o.sectorSize) != im.dev.SectorSize()
-	if otherSize || otherSector {
-		s.log.Warn().Str("path", im.path).Msgf("the image was there already and stays as it is: %s, sector size %d",
-			units.Human(im.fileSize), im.dev.SectorSize())
-	}
-}
-
-// announce logs what was opened, and what the operator must know about it.
-func (s *service) announce(im *image) {
-	durability := im.durability.String()
-	if im.dev.ReadOnly() {
-		durability = "none needed"
-	}
-	s.log.Info().Str("path", im.path).Str("export", im.name).Uint64("size", im.dev.Size()).
-		Uint32("sector_size", im.dev.SectorSize()).Str("durability", durability).
-		Bool("read_only", im.dev.ReadOnly()).Msg("image opened")
-	for _, w := range im.dev.Warnings() {
-		s.log.Warn().Str("path", im.path).Msg(w)
-	}
-	if im.durability == pmem.Process && !im.dev.ReadOnly() {
-		s.log.Warn().Str("path", im.path).
-			Msg("NOT SAFE AGAINST POWER FAILURE: data survives a kill of this server only (the file is in memory, or --durability=process was given)")
-	}
-}
-
-// shutdownTimeout bounds the wait for clients that do not take their replies.
-const shutdownTimeout = 10 * time.Second
-
-// run serves until ctx ends or a listener breaks.
-func (s *service) run(ctx context.Context, stdout io.Writer) error {
-	var exports []nbd.Export
-	for _, im := range s.images {
-		s.announce(im)
-		exports = append(exports, im.export())
-	}
-	server, err := nbd.NewServer(exports, nbd.Options{Log: s.log})
-	if err != nil {
+	if err := s.listeners.listenAll(ctx, addrs, os.FileMode(o.UnixMode)); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var serving sync.WaitGroup
-	for _, l := range s.listeners.all() {
-		serving.Go(func() {
-			if err := server.Serve(ctx, l); err != nil {
-				cancel(err)
-			}
-		})
-	}
-	if err := s.ready(stdout); err != nil {
-		cancel(err)
-	}
-	<-ctx.Done()
-	notify(s.log, daemon.SdNotifyStopping)
-	s.log.Info().Msg("stopping")
+	return s.serve(ctx)
+}
 
-	stopBy, release := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-	defer release()
-	if err := server.Shutdown(stopBy); err != nil {
-		s.log.Warn().Err(err).Msg("clients cut off")
+// look parses where to listen and what to serve, and refuses what cannot be.
+func (o *serveOptions) look() (addrs []listenAddr, specs []exportSpec, err error) {
+	if addrs, err = parseListenAddrs(o.Listen); err != nil {
+		return nil, nil, err
 	}
-	serving.Wait()
-	if cause := context.Cause(ctx); !errors.Is(cause, errInterrupted) {
-		return cause
+	if specs, err = o.exportSpecs(o.args); err != nil {
+		return nil, nil, err
+	}
+	return addrs, specs, errors.Join(refuseTaken(addrs, specs), o.refusePIDFile(specs))
+}
+
+// passedSockets takes what systemd has passed. A server for one command that is
+// told nothing else has a socket of its own.
+func (s *service) passedSockets(addrs []listenAddr) ([]listenAddr, error) {
+	ls, err := activated()
+	s.listeners = *ls
+	if err != nil {
+		return nil, err
+	}
+	if s.run != "" && len(addrs) == 0 && len(ls.passed) == 0 {
+		a, err := s.privateSocket()
+		return []listenAddr{a}, err
+	}
+	return addrs, s.listeners.choosePassed(addrs)
+}
+
+// openAll opens the images.
+func (s *service) openAll(ctx context.Context, specs []exportSpec) error {
+	for _, spec := range specs {
+		im, err := s.open(ctx, spec)
+		if err != nil {
+			return err
+		}
+		if im != nil {
+			s.exports = append(s.exports, served{spec, im})
+		}
 	}
 	return nil
 }
 
-// ready tells everybody who waits that clients may come. Who has passed a socket
-// knows its address, and may use stdout for something else.
-func (s *service) ready(stdout io.Writer) error {
-	for _, l := range s.listeners.made {
-		for _, im := range s.images {
-			if _, err := fmt.Fprintln(stdout, exportURI(l.Addr(), im.name)); err != nil {
-				return fmt.Errorf("printing the URI: %w", err)
-			}
-		}
+// reloadable says whether there is anything to read again.
+func (o *serveOptions) reloadable() bool {
+	return !o.single && (o.config != "" || len(o.ExportsDir) > 0 || o.TLS.value != "off")
+}
+
+// refusePIDFile refuses to put the pid over anything but another pid.
+func (o *serveOptions) refusePIDFile(specs []exportSpec) error {
+	if o.PIDFile == "" {
+		return nil
 	}
-	notify(s.log, daemon.SdNotifyReady)
+	if i := slices.IndexFunc(specs, func(e exportSpec) bool { return sameFile(o.PIDFile, e.path) }); i >= 0 {
+		return usagef("--pid-file %s: that is the path of the image: choose another path", o.PIDFile)
+	}
+	st, err := os.Lstat(o.PIDFile)
+	if err != nil {
+		return nil // nothing there, or writing will say what is wrong
+	}
+	if !st.Mode().IsRegular() {
+		return fmt.Errorf("--pid-file %s: %s is there: choose another path", o.PIDFile, kind(st.Mode()))
+	}
+	text, err := os.ReadFile(o.PIDFile)
+	if err != nil {
+		return fmt.Errorf("--pid-file: %w", err)
+	}
+	if strings.Trim(string(text), "0123456789\n") != "" || len(text) > 20 {
+		return fmt.Errorf("--pid-file %s: holds something other than a process id: choose another path", o.PIDFile)
+	}
 	return nil
-}
-
-func notify(log zerolog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn().Err(err).Str("state", state).Msg("cannot notify systemd")
-	}
-}
-
-// close flushes and closes the images and removes the sockets made here. It is
-// right at every stage of the start.
-func (s *service) close() error {
-	var errs []error
-	for _, im := range s.images {
-		if err := im.dev.Flush(); err != nil && !im.dev.ReadOnly() {
-			errs = append(errs, withPath(im.path, err))
-		}
-		errs = append(errs, im.dev.Close())
-	}
-	if s.listeners != nil {
-		errs = append(errs, s.listeners.close())
-	}
-	return errors.Join(errs...)
 }

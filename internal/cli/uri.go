@@ -5,26 +5,66 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/mdlayher/vsock"
+	"golang.org/x/sys/unix"
 )
 
-// exportURI is the NBD URI of the export name at addr, by doc/uri.md of the NBD
-// project. A server on all addresses is given as localhost.
-func exportURI(addr net.Addr, name string) string {
-	if tcp, ok := addr.(*net.TCPAddr); ok {
-		host := "localhost"
-		if !tcp.IP.IsUnspecified() {
-			host = tcp.IP.String()
-			if tcp.Zone != "" {
-				host += "%25" + tcp.Zone // RFC 6874
-			}
-		}
-		return "nbd://" + net.JoinHostPort(host, strconv.Itoa(tcp.Port)) + "/" + percentEncode(name)
+// endpoint is how clients reach a listener.
+type endpoint struct {
+	addr net.Addr
+	host string // of addr as the user named it; "" if it was given as an address
+}
+
+// uri is the NBD URI of the export name, by doc/uri.md of the NBD project. A server
+// on all addresses is given as localhost. tls is for one that insists on TLS.
+func (e endpoint) uri(name string, tls bool) string {
+	scheme := "nbd"
+	if tls {
+		scheme = "nbds"
 	}
-	socket := addr.String()
-	if abs, err := filepath.Abs(socket); err == nil {
-		socket = abs
+	switch addr := e.addr.(type) {
+	case *net.TCPAddr:
+		return scheme + "://" + net.JoinHostPort(e.hostOf(addr), e.port()) + "/" + percentEncode(name)
+	case *vsock.Addr:
+		return scheme + "+vsock://" + strconv.Itoa(unix.VMADDR_CID_LOCAL) + ":" + e.port() + "/" + percentEncode(name)
 	}
-	return "nbd+unix:///" + percentEncode(name) + "?socket=" + percentEncode(socket)
+	return scheme + "+unix:///" + percentEncode(name) + "?socket=" + percentEncode(e.socket())
+}
+
+func (e endpoint) hostOf(addr *net.TCPAddr) string {
+	switch {
+	case e.host != "":
+		return e.host
+	case addr.IP.IsUnspecified():
+		return "localhost"
+	case addr.Zone != "":
+		return addr.IP.String() + "%25" + addr.Zone // RFC 6874
+	}
+	return addr.IP.String()
+}
+
+// port is "" for a unix socket.
+func (e endpoint) port() string {
+	switch addr := e.addr.(type) {
+	case *net.TCPAddr:
+		return strconv.Itoa(addr.Port)
+	case *vsock.Addr:
+		return strconv.FormatUint(uint64(addr.Port), 10)
+	}
+	return ""
+}
+
+// socket is the absolute path of a unix socket, "" for anything else.
+func (e endpoint) socket() string {
+	u, ok := e.addr.(*net.UnixAddr)
+	if !ok {
+		return ""
+	}
+	if abs, err := filepath.Abs(u.Name); err == nil {
+		return abs
+	}
+	return u.Name
 }
 
 // percentEncode leaves only what needs no encoding in a path and in a query. The

@@ -1,0 +1,111 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/spf13/pflag"
+)
+
+// exportSettings is an [[export]] of the configuration file. What it leaves out is
+// as the settings have it for all.
+type exportSettings struct {
+	Name        string         `toml:"name"`
+	Path        string         `toml:"path"`
+	Description string         `toml:"description"`
+	ReadOnly    *bool          `toml:"read-only"`
+	Create      sizeFlag       `toml:"create"`
+	SectorSize  sectorSizeFlag `toml:"sector-size"`
+	Durability  durabilityFlag `toml:"durability"`
+	LimitRate   sizeFlag       `toml:"limit-rate"`
+	LimitIOPS   sizeFlag       `toml:"limit-iops"`
+	TLSAllow    []string       `toml:"tls-allow"`
+}
+
+// sectorSizeFlag and durabilityFlag are choices that are good as they are made.
+type (
+	sectorSizeFlag struct{ choiceFlag }
+	durabilityFlag struct{ choiceFlag }
+)
+
+// UnmarshalText is Set, for the configuration file.
+func (f *sectorSizeFlag) UnmarshalText(text []byte) error {
+	f.allowed = newSettings().SectorSize.allowed
+	return f.Set(string(text))
+}
+
+// UnmarshalText is Set, for the configuration file.
+func (f *durabilityFlag) UnmarshalText(text []byte) error {
+	f.allowed = newSettings().Durability.allowed
+	return f.Set(string(text))
+}
+
+// readConfig reads the file at path over the defaults, and the flags that were
+// given over that.
+func readConfig(path string, given *pflag.FlagSet) (settings, error) {
+	s := newSettings()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return s, fmt.Errorf("--config: %w", err)
+	}
+	if err := decodeConfig(text, &s); err != nil {
+		return s, fmt.Errorf("%s: %w", path, err)
+	}
+	for i, e := range s.Exports {
+		if e.Path == "" {
+			return s, fmt.Errorf("%s: export %d, %q, has no path: add path = \"…\"", path, i+1, e.Name)
+		}
+	}
+	for _, g := range s.groups() {
+		var errs []error
+		g.flags.VisitAll(func(f *pflag.Flag) {
+			if was := given.Lookup(f.Name); was.Changed {
+				errs = append(errs, copyFlag(f, was))
+			}
+		})
+		if err := errors.Join(errs...); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func copyFlag(to, from *pflag.Flag) error {
+	if list, ok := from.Value.(pflag.SliceValue); ok {
+		return to.Value.(pflag.SliceValue).Replace(list.GetSlice())
+	}
+	return to.Value.Set(from.Value.String())
+}
+
+// wrongType is how the library says it, in terms of our source.
+var wrongType = regexp.MustCompile(`^cannot decode TOML (\w+) into .* of type ([^ ]+)$`)
+
+// decodeConfig refuses keys that it does not know. Errors begin with the line.
+func decodeConfig(text []byte, s *settings) error {
+	d := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
+	err := d.Decode(s)
+	var unknown *toml.StrictMissingError
+	var bad *toml.DecodeError
+	switch {
+	case errors.As(err, &unknown):
+		var errs []error
+		for _, e := range unknown.Errors {
+			row, _ := e.Position()
+			errs = append(errs, fmt.Errorf("line %d: unknown key %s: see bttnbd serve --help for the keys there are", row, strings.Join(e.Key(), ".")))
+		}
+		return errors.Join(errs...)
+	case errors.As(err, &bad):
+		row, _ := bad.Position()
+		what := wrongType.ReplaceAllString(strings.TrimPrefix(bad.Error(), "toml: "), "a $1 where a $2 belongs")
+		if key := strings.Join(bad.Key(), "."); key != "" {
+			what = key + ": " + what
+		}
+		return fmt.Errorf("line %d: %s", row, what)
+	}
+	return err
+}

@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// listenUnix puts a socket at a path so that whoever finds it there can connect,
+// with the permissions it is to have:
+//
+//  1. Under a lock on the directory, which keeps servers of this kind apart, what
+//     is at the path is looked at: nothing, or a dead socket.
+//  2. A socket is bound to another name, given its mode, and listened on.
+//  3. It is renamed to the path, over the dead one.
+//
+// A socket that is bound and not yet listened on refuses connections as a dead one
+// does; so it must not be seen before step 3.
+func listenUnix(a listenAddr, mode os.FileMode) (m madeListener, err error) {
+	dir, err := os.Open(filepath.Dir(a.address))
+	if err != nil {
+		return m, listenError(a, err)
+	}
+	defer dir.Close()
+	if err := lockDirectory(dir); err != nil {
+		return m, fmt.Errorf("--listen %s: %w", a.given, err)
+	}
+	stale, err := lookForStale(a)
+	if err != nil {
+		return m, err
+	}
+	// The way over the descriptor is short, however long the path is.
+	temporary := fmt.Sprintf("/proc/self/fd/%d/.bttnbd-%d", dir.Fd(), os.Getpid())
+	os.Remove(temporary) // of a server that was killed here
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
+	if err != nil {
+		return m, listenError(a, err)
+	}
+	l.SetUnlinkOnClose(false)
+	defer func() {
+		if err != nil {
+			err = errors.Join(listenError(a, err), l.Close())
+			os.Remove(temporary) // not there any more if it was renamed
+		}
+	}()
+	if err = os.Chmod(temporary, mode); err != nil {
+		return m, err
+	}
+	var flags uint = unix.RENAME_NOREPLACE
+	if stale {
+		flags = 0
+	}
+	if err = unix.Renameat2(unix.AT_FDCWD, temporary, unix.AT_FDCWD, a.address, flags); err != nil {
+		return m, err
+	}
+	named := &unixListener{l, &net.UnixAddr{Name: a.address, Net: "unix"}}
+	m = madeListener{Listener: named, at: endpoint{addr: named.addr}}
+	m.socket, err = os.Lstat(a.address)
+	return m, err
+}
+
+// unixListener knows the path that it has come to, not the one that it was bound to.
+type unixListener struct {
+	*net.UnixListener
+	addr *net.UnixAddr
+}
+
+func (l *unixListener) Addr() net.Addr { return l.addr }
+
+// lockDirectory holds a lock on dir until it is closed.
+func lockDirectory(dir *os.File) error {
+	const patience, interval = 5 * time.Second, 10 * time.Millisecond
+	for deadline := time.Now().Add(patience); ; time.Sleep(interval) {
+		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || errors.Is(err, errors.ErrUnsupported) {
+			return nil
+		}
+		if err != unix.EINTR && err != unix.EWOULDBLOCK || time.Now().After(deadline) {
+			return fmt.Errorf("its directory is locked by another program: %w: choose another path", err)
+		}
+	}
+}
+
+// lookForStale reports whether a killed server has left its socket: one on which
+// nobody answers. Anything else in that place is refused.
+func lookForStale(a listenAddr) (stale bool, err error) {
+	st, err := os.Lstat(a.address)
+	if err != nil {
+		return false, nil // nothing there, or listening will say what is wrong
+	}
+	if st.Mode().Type() != fs.ModeSocket {
+		return false, fmt.Errorf("--listen %s: %s is there: choose another path", a.given, kind(st.Mode()))
+	}
+	c, err := net.Dial("unix", a.address)
+	if err == nil {
+		c.Close()
+	}
+	switch {
+	case err == nil, errors.Is(err, syscall.EAGAIN), isBound(a.address):
+		return false, fmt.Errorf("--listen %s: a server is listening there: stop it, or choose another path", a.given)
+	case !errors.Is(err, syscall.ECONNREFUSED):
+		return false, fmt.Errorf("--listen %s: cannot tell whether a server is listening there: %w: choose another path", a.given, err)
+	}
+	return true, nil
+}
+
+// isBound looks for a living socket that was bound to path, and that is perhaps not
+// listened on yet. Other programs than this one bind before they listen.
+func isBound(path string) bool {
+	f, err := os.Open("/proc/net/unix")
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	abs, _ := filepath.Abs(path)
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		// Num RefCount Protocol Flags Type St Inode Path
+		fields := strings.SplitN(strings.Join(strings.Fields(lines.Text()), " "), " ", 8)
+		if len(fields) == 8 && (fields[7] == path || fields[7] == abs) && isUnconnected(fields[5]) {
+			return true
+		}
+	}
+	return false
+}
+
+// isUnconnected tells a socket that may come to listen, or does, from the ends of
+// connections, which carry the path of their listener and outlive it.
+func isUnconnected(state string) bool {
+	n, err := strconv.ParseUint(state, 16, 8)
+	return err == nil && n == 1 // SS_UNCONNECTED
+}
+
+// removeSocket removes the socket at path if it is ours. The directory may have
+// become closed to a server that gave up its privileges; then it stays, and the
+// next server replaces it.
+func removeSocket(path string, ours os.FileInfo) error {
+	st, err := os.Lstat(path)
+	if err != nil || !os.SameFile(st, ours) {
+		return nil
+	}
+	if err := os.Remove(path); !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return nil
+}
