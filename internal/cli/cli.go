@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -33,7 +34,7 @@ through one is, after any crash, wholly old or wholly new.`,
 			return noSuchCommand(cmd, args)
 		},
 	}
-	root.AddCommand(newCreate(), newServe(), newInfo(), NewCheck("check"), newConvert(), newVersion())
+	root.AddCommand(newCreate(), newServe(), newInfo(), NewCheck("check"), newConvert(), newAttach(), newDetach(), newList(), newVersion())
 	return root
 }
 
@@ -92,7 +93,8 @@ func helpFlag(root *cobra.Command, args []string) []string {
 }
 
 // Main runs root with args and returns the code to exit with. SIGINT, SIGTERM and
-// SIGHUP end the context of the command; a second one ends the process.
+// SIGHUP end the context of the command; a second one ends the process. A command may
+// take SIGHUP for itself, see takeHangups.
 func Main(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	ctx, stop := withSignals(context.Background())
 	defer stop()
@@ -108,21 +110,56 @@ func Main(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
 }
 
 func withSignals(parent context.Context) (ctx context.Context, stop func()) {
-	ctx, cancel := context.WithCancelCause(parent)
+	h := &hangups{came: make(chan os.Signal, 1)}
+	ctx, cancel := context.WithCancelCause(context.WithValue(parent, hangupsKey{}, h))
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	if !signal.Ignored(syscall.SIGHUP) { // as under nohup(1)
 		signal.Notify(signals, syscall.SIGHUP)
 	}
 	go func() {
-		<-signals
-		cancel(errInterrupted)
-		<-signals
-		os.Exit(exitInterrupted)
+		for ending := false; ; {
+			sig := <-signals
+			switch {
+			case sig == syscall.SIGHUP && h.taken.Load():
+				h.pass(sig)
+			case ending:
+				os.Exit(exitInterrupted)
+			default:
+				ending = true
+				cancel(errInterrupted)
+			}
+		}
 	}()
 	return ctx, func() {
 		signal.Stop(signals)
 		cancel(nil)
+	}
+}
+
+// hangups are where SIGHUP goes when the command has taken it.
+type hangups struct {
+	taken atomic.Bool
+	came  chan os.Signal
+}
+
+type hangupsKey struct{}
+
+// takeHangups is for a command that reloads on SIGHUP instead of ending.
+func takeHangups(ctx context.Context) <-chan os.Signal {
+	h, ok := ctx.Value(hangupsKey{}).(*hangups)
+	if !ok {
+		return nil
+	}
+	h.taken.Store(true)
+	return h.came
+}
+
+// pass leaves out what adds nothing: a signal while another one waits.
+func (h *hangups) pass(sig os.Signal) {
+	select {
+	case h.came <- sig:
+	default:
 	}
 }
 

@@ -5,6 +5,11 @@
 //	guest compare DEVICE SEED          whether it holds that pattern
 //	guest log DEVICE COUNTERS SECTOR SEED N      N logs, until a write fails
 //	guest verify DEVICE COUNTERS SECTOR SEED N   whether all that was acknowledged is there
+//	guest replay DEVICE LOG FROM TO    what dm-log-writes has written down in LOG
+//	guest points LOG N                 points of such a log at which all before is durable
+//	guest progress COUNTERS N MORE     waits until so many writes more are acknowledged
+//
+// With GUEST_SYNC set, what is acknowledged has been synced (O_DSYNC).
 //
 // COUNTERS is a device or file with a page for each log, the first 8 bytes of which
 // are the number of the last write acknowledged (little-endian).
@@ -32,8 +37,18 @@ func main() {
 }
 
 func run(args []string) error {
+	if len(args) == 4 && args[0] == "progress" {
+		return progress(args[1], args[2:])
+	}
 	if len(args) < 3 {
 		return errors.New("too few arguments, see the source")
+	}
+	if args[0] == "points" {
+		n, err := strconv.Atoi(args[2])
+		if err != nil {
+			return err
+		}
+		return points(args[1], n)
 	}
 	device, err := openDirect(args[1])
 	if err != nil {
@@ -54,6 +69,8 @@ func run(args []string) error {
 			return fill(device, size, seed)
 		}
 		return compare(device, size, seed)
+	case "replay":
+		return replay(device, args[2:])
 	case "log", "verify":
 		logs, counters, err := parseLogs(args[2:], size)
 		if err != nil {
@@ -70,7 +87,11 @@ func run(args []string) error {
 
 // openDirect opens past the page cache, where there is one.
 func openDirect(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_DIRECT, 0)
+	flags := os.O_RDWR
+	if os.Getenv("GUEST_SYNC") != "" {
+		flags |= syscall.O_DSYNC
+	}
+	f, err := os.OpenFile(path, flags|syscall.O_DIRECT, 0)
 	if errors.Is(err, syscall.EINVAL) {
 		return os.OpenFile(path, os.O_RDWR|syscall.O_SYNC, 0)
 	}

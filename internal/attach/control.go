@@ -1,0 +1,308 @@
+package attach
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bttnbd/bttnbd/internal/kernel"
+	"github.com/bttnbd/bttnbd/nbd"
+)
+
+// A hand-over, over the socket of the old process (/run/bttnbd/nbdN.sock, one
+// message a packet):
+//
+//	new                       old
+//	 |  --- {"take":true} ----->|   ends its connections between two requests,
+//	 |                          |   closes the image
+//	 |  <-- {"paused":…} -------|   and with it the sockets
+//	 |                          |
+//	 |  opens the image,        |
+//	 |  serves on the sockets   |
+//	 |  --- {"taken":true} ---->|   ends
+//
+// If the connection breaks before the last message, the old one opens the image
+// again and goes on.
+type message struct {
+	Take   bool      `json:"take,omitempty"`
+	Taken  bool      `json:"taken,omitempty"`
+	Paused int64     `json:"paused,omitempty"` // ns of CLOCK_MONOTONIC
+	Since  time.Time `json:"since,omitzero"`
+	Setup  *passed   `json:"setup,omitempty"`
+	Error  string    `json:"error,omitempty"`
+}
+
+// passed is what the new process must know of the device.
+type passed struct {
+	Size      uint64 `json:"size"`
+	BlockSize uint32 `json:"block_size"`
+	Flags     uint16 `json:"flags"`
+	Backend   string `json:"backend"`
+}
+
+// control is the socket where others find us. A nil one is none.
+type control struct {
+	listener *net.UnixListener
+	path     string
+	takers   chan *net.UnixConn // who wants to take over
+}
+
+// listen makes the socket, in place of a predecessor's.
+func listen(d kernel.Device) (*control, error) {
+	c := &control{path: runtimeFile(d, ".sock"), takers: make(chan *net.UnixConn)}
+	if err := os.Remove(c.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: c.path, Net: "unixpacket"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false) // it may be a successor's by then
+	c.listener = l
+	go func() {
+		for {
+			conn, err := l.AcceptUnix()
+			if err != nil {
+				return
+			}
+			go c.greet(conn)
+		}
+	}()
+	return c, nil
+}
+
+// greet waits for what a visitor wants. Many only look whether somebody is there, or
+// wait until nobody is.
+func (c *control) greet(conn *net.UnixConn) {
+	m, _, err := receive(conn)
+	if err != nil || !m.Take {
+		conn.Close()
+		return
+	}
+	c.takers <- conn
+}
+
+func (c *control) close() error {
+	if c == nil {
+		return nil
+	}
+	return c.listener.Close()
+}
+
+func dial(d kernel.Device) (*net.UnixConn, error) {
+	return net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: runtimeFile(d, ".sock"), Net: "unixpacket"})
+}
+
+// IsAlive reports whether a process of ours serves the device.
+func IsAlive(d kernel.Device) bool {
+	c, err := dial(d)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+const maxFDs = 64 // of one message; the kernel takes up to 253
+
+func send(c *net.UnixConn, m message, fds ...int) error {
+	text, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	_, _, err = c.WriteMsgUnix(text, oob, nil)
+	return err
+}
+
+func receive(c *net.UnixConn) (m message, fds []int, err error) {
+	text, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*maxFDs))
+	n, oobn, _, _, err := c.ReadMsgUnix(text, oob)
+	if err != nil {
+		return m, nil, err
+	}
+	if n == 0 {
+		return m, nil, errors.New("the other process is gone")
+	}
+	parts, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		return m, nil, err
+	}
+	for _, p := range parts {
+		got, err := unix.ParseUnixRights(&p)
+		if err != nil {
+			return m, nil, err
+		}
+		fds = append(fds, got...)
+	}
+	return m, fds, json.Unmarshal(text[:n], &m)
+}
+
+// handOver gives the device to the process at the other end of c. It returns false
+// when that one has not taken it, and all is as before.
+func (s *Service) handOver(c *net.UnixConn) (handed bool, err error) {
+	defer c.Close()
+	source, ok := s.source.(*imageSource)
+	if !ok {
+		return false, send(c, message{Error: "the device is on another server: there is nothing to take over"})
+	}
+	paused := monotonic()
+	s.quiesce()
+	var fds []int
+	for _, conn := range s.connections {
+		if conn != nil {
+			fds = append(fds, conn.(*imageConn).fd)
+		}
+	}
+	if err := source.close(); err != nil {
+		return false, err
+	}
+	err = send(c, message{Paused: paused, Since: s.since, Setup: &passed{s.setup.Size, s.setup.BlockSize, s.setup.Flags, s.setup.Backend}}, fds...)
+	var answer message
+	if err == nil {
+		answer, _, err = receive(c)
+	}
+	if err == nil && answer.Taken {
+		s.o.Log.Info().Str("device", s.dev.Path()).Msg("handed over")
+		return true, s.control.close()
+	}
+	s.o.Log.Warn().Err(err).Str("refused", answer.Error).Msg("nobody has taken over; going on")
+	return false, s.resume(source)
+}
+
+// resume serves again on the sockets that there were.
+func (s *Service) resume(source *imageSource) error {
+	if err := source.reopen(); err != nil {
+		return fmt.Errorf("after a hand-over that failed: %w", err)
+	}
+	s.leaving.Store(false)
+	for i, old := range s.connections {
+		if old == nil {
+			continue // keep makes a new one
+		}
+		c, err := source.serve(old.(*imageConn).socket)
+		if err != nil {
+			return err
+		}
+		s.connections[i] = c
+		source.forget(old.(*imageConn).link)
+	}
+	s.keepAll()
+	return nil
+}
+
+// TakeOver is [Start] for a device that another process of ours serves: that one is
+// told to let go. pause is for how long nobody served it.
+func TakeOver(ctx context.Context, dev kernel.Device, o Options) (s *Service, pause time.Duration, err error) {
+	c, err := dial(dev)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%s: nobody to take over from: %w: leave --replace out", dev.Path(), err)
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	if err := send(c, message{Take: true}); err != nil {
+		return nil, 0, err
+	}
+	m, fds, err := receive(c)
+	if err == nil && m.Error != "" {
+		err = errors.New(m.Error)
+	}
+	if err == nil && m.Setup == nil {
+		err = errors.New("no answer that makes sense")
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("%s: taking over: %w", dev.Path(), err)
+	}
+	s = &Service{o: o, dev: dev, since: m.Since, gone: make(chan struct{})}
+	if err := s.takeOn(m, fds); err != nil {
+		// The other process resumes as soon as it knows. Our copies of the sockets
+		// go before, as nobody is to read from them any more.
+		send(c, message{Error: err.Error()})
+		return nil, 0, err
+	}
+	pause = time.Duration(monotonic() - m.Paused)
+	send(c, message{Taken: true}) // if it is gone already, all the better
+	if s.control, err = listen(dev); err == nil {
+		err = s.writeState()
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, s.end(false))
+	}
+	return s, pause, nil
+}
+
+// takeOn opens the image and serves it on the sockets. When it fails, it has let go
+// of both.
+func (s *Service) takeOn(m message, fds []int) error {
+	sockets := make([]*net.UnixConn, 0, len(fds))
+	closeAll := func() {
+		for _, c := range sockets {
+			c.Close()
+		}
+	}
+	for _, fd := range fds {
+		c, err := unixConn(fd)
+		if err != nil {
+			closeAll()
+			return err
+		}
+		sockets = append(sockets, c)
+	}
+	source, err := newImageSource(s.o.Open, s.o.Log)
+	if err != nil {
+		closeAll()
+		return err
+	}
+	s.source = source
+	s.setup = kernel.Setup{Index: s.dev.Index, Size: m.Setup.Size, BlockSize: m.Setup.BlockSize, Flags: m.Setup.Flags,
+		Backend: m.Setup.Backend, Timeout: s.timeout(), DeadTimeout: s.o.DeadTimeout}
+	err = s.sameImage(source)
+	for _, c := range sockets {
+		if err != nil {
+			c.Close()
+			continue
+		}
+		var conn *imageConn
+		if conn, err = source.serve(c); err == nil {
+			s.connections = append(s.connections, conn)
+		}
+	}
+	if err != nil {
+		return errors.Join(err, s.end(false))
+	}
+	for len(s.connections) < s.dev.Connections() {
+		s.connections = append(s.connections, nil)
+	}
+	s.keepAll()
+	return nil
+}
+
+// sameImage refuses to go on with what the filesystem on the device does not know.
+func (s *Service) sameImage(source *imageSource) error {
+	image, size := source.image, source.image.Export.Size
+	switch {
+	case image.Backend != s.setup.Backend:
+		return fmt.Errorf("%s has the UUID %s, and %s is attached from one with %s: nothing was changed", s.o.Path, image.Backend, s.dev.Path(), s.setup.Backend)
+	case size-size%uint64(image.BlockSize) != s.setup.Size, image.BlockSize != s.setup.BlockSize:
+		return fmt.Errorf("%s is not of the size that %s was attached with: nothing was changed", s.o.Path, s.dev.Path())
+	case image.Export.ReadOnly != (s.setup.Flags&nbd.NBD_FLAG_READ_ONLY != 0):
+		return fmt.Errorf("%s: --read-only must be as it was when %s was attached: nothing was changed", s.o.Path, s.dev.Path())
+	}
+	return nil
+}
+
+func monotonic() int64 {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &t) // cannot fail
+	return t.Nano()
+}

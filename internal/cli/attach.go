@@ -1,0 +1,277 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/bttnbd/bttnbd/internal/attach"
+	"github.com/bttnbd/bttnbd/internal/kernel"
+	"github.com/bttnbd/bttnbd/pmem"
+)
+
+type attachOptions struct {
+	device string // /dev/nbdN or auto
+	source string // PATH or URI
+
+	connections int
+	readOnly    bool
+	foreground  bool
+	replace     bool
+	timeout     time.Duration
+	deadTimeout time.Duration
+	durability  choiceFlag
+	logLevel    choiceFlag
+
+	index  int            // from device
+	path   string         // from source, absolute; "" with remote
+	remote *attach.Remote // from source
+}
+
+func (o *attachOptions) addFlags(f *pflag.FlagSet) {
+	o.durability = newChoice("auto", "process")
+	o.logLevel = newSettings().LogLevel
+	f.IntVar(&o.connections, "connections", 0, "connections to the kernel, each with a queue of its own (default one for each CPU, up to 4)")
+	f.BoolVar(&o.readOnly, "read-only", false, "a device that takes no writes; the image is never changed")
+	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, log on stderr, and detach at SIGTERM")
+	f.BoolVar(&o.replace, "replace", false, "take the device over from the process that serves it")
+	f.DurationVar(&o.timeout, "timeout", 0, "give a connection up after a request took this long (default 5s on memory, 30s on a disk)")
+	f.DurationVar(&o.deadTimeout, "dead-timeout", 10*time.Minute, "how long requests wait for a new server before they fail")
+	f.Var(&o.durability, "durability", "auto: what the medium can; process: survive a kill, but no power failure")
+	f.Var(&o.logLevel, "log-level", "what to log")
+}
+
+func newAttach() *cobra.Command {
+	var o attachOptions
+	cmd := &cobra.Command{
+		Use:   "attach [flags] DEVICE PATH|URI",
+		Short: "Make an image a block device, /dev/nbdN",
+		Long: `Make an image, or an export of an NBD server, a block device of this machine.
+DEVICE is /dev/nbdN, or auto for a free one. When the device is usable its name
+is printed on stdout, and the server goes on in the background; it logs to
+/run/bttnbd/nbdN.log.
+
+If the server dies, requests wait. The same command again finds the device by the
+image's UUID and revives it: what is mounted there goes on. Requests that were on
+their way when it died wait for --timeout before the kernel sends them again.
+
+Needs root, and the kernel module nbd, which is loaded if it is missing.`,
+		Example: `  bttnbd attach auto disk.img
+  bttnbd attach --foreground /dev/nbd0 /dev/dax0.0
+  bttnbd attach --replace auto disk.img     # after an upgrade of bttnbd
+  bttnbd attach /dev/nbd1 'nbd+unix:///?socket=/run/disk.sock'`,
+		Annotations: map[string]string{exitStatus: attachStatus},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.parse(args); err != nil {
+				return err
+			}
+			if o.foreground {
+				return runAttach(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), &o)
+			}
+			return attachInBackground(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	o.addFlags(cmd.Flags())
+	return cmd
+}
+
+const attachStatus = `  0    attached; with --foreground: stopped, everything flushed
+  1    failure
+  64   usage error
+  130  interrupted`
+
+// maxConnections is far above what gains anything; each takes memory for 128 requests.
+const maxConnections = 32
+
+// parse understands the command line. It touches nothing.
+func (o *attachOptions) parse(args []string) error {
+	switch {
+	case len(args) < 2:
+		return usagef("attach takes a device and an image: bttnbd attach auto disk.img")
+	case len(args) > 2:
+		return usagef("%d arguments given, %q is one too many: bttnbd attach [flags] DEVICE PATH|URI", len(args), args[2])
+	case o.connections < 0 || o.connections > maxConnections:
+		return usagef("--connections %d: choose from 1 to %d", o.connections, maxConnections)
+	case o.timeout < 0 || o.timeout%time.Second != 0:
+		return usagef("--timeout %v: the kernel counts whole seconds: write --timeout 10s", o.timeout)
+	case o.deadTimeout < 0 || o.deadTimeout%time.Second != 0:
+		return usagef("--dead-timeout %v: the kernel counts whole seconds: write --dead-timeout 10m", o.deadTimeout)
+	}
+	if o.connections == 0 {
+		o.connections = min(4, runtime.NumCPU())
+	}
+	o.device, o.source = args[0], args[1]
+	o.index = kernel.AnyIndex
+	if o.device != "auto" {
+		d, err := kernel.ParseDevice(o.device)
+		if err != nil {
+			return usagef("%v, or auto", err)
+		}
+		o.index = d.Index
+	}
+	if attach.IsURI(o.source) {
+		r, err := attach.ParseURI(o.source)
+		if err != nil {
+			return usagef("%v", err)
+		}
+		o.remote = &r
+		if o.replace || o.readOnly {
+			return usagef("--replace and --read-only are for images: what is behind %s is the business of its server", o.source)
+		}
+		return nil
+	}
+	var err error
+	o.path, err = filepath.Abs(o.source)
+	return err
+}
+
+// runAttach serves the device until it is detached, handed over, or let go.
+func runAttach(ctx context.Context, stdout, stderr io.Writer, o *attachOptions) error {
+	log, err := newLogger(stderr, o.logLevel.value)
+	if err != nil {
+		return err
+	}
+	if err := prepare(); err != nil {
+		return err
+	}
+	s, note, err := o.start(ctx, log)
+	if err != nil {
+		return err
+	}
+	log.Info().Str("device", s.Device().Path()).Str("image", o.source).Msg("attached")
+	if err := o.ready(stdout, log, s.Device(), note); err != nil {
+		log.Warn().Err(err).Msg("cannot tell that the device is ready")
+	}
+	return s.Run(ctx)
+}
+
+// prepare makes sure that the kernel can, and that we may.
+func prepare() error {
+	if err := attach.MakeRuntime(); err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("%w: run as root", err)
+		}
+		return err
+	}
+	return kernel.LoadModule()
+}
+
+// start attaches, or takes over. note is what the user may want to know.
+func (o *attachOptions) start(ctx context.Context, log zerolog.Logger) (s *attach.Service, note string, err error) {
+	options := attach.Options{
+		Index: o.index, Connections: o.connections, Path: o.path, Remote: o.remote,
+		Timeout: o.timeout, DeadTimeout: o.deadTimeout, Log: log,
+		Open: func() (*attach.Image, error) { return o.open(log) },
+	}
+	if o.replace {
+		d, err := o.served()
+		if err != nil {
+			return nil, "", err
+		}
+		if attach.IsAlive(d) {
+			s, pause, err := attach.TakeOver(ctx, d, options)
+			note = fmt.Sprintf("taken over; nobody served it for %v", pause.Round(10*time.Microsecond))
+			return s, note, err
+		}
+	}
+	s, err = attach.Start(ctx, options)
+	var inUse *pmem.InUseError
+	if d, _, found := attach.FindImage(o.path); errors.As(err, &inUse) && found {
+		return nil, "", fmt.Errorf("%s is attached as %s already, by pid %d: give --replace to take it over", o.source, d.Path(), inUse.PID)
+	}
+	return s, "", err
+}
+
+// served is the device to take over: the one that the image is attached as.
+func (o *attachOptions) served() (kernel.Device, error) {
+	d, _, found := attach.FindImage(o.path)
+	switch {
+	case !found:
+		return kernel.DeviceOf(max(0, o.index)), nil
+	case o.index != kernel.AnyIndex && o.index != d.Index:
+		return d, fmt.Errorf("%s is attached as %s, not as %s: name that one, or auto", o.source, d.Path(), o.device)
+	}
+	return d, nil
+}
+
+// How long a request may take before its connection is given up, where the user does
+// not say: a lot on memory, and what disks get on anything else.
+const (
+	memoryTimeout = 5 * time.Second
+	diskTimeout   = 30 * time.Second
+)
+
+// open opens the image as the kernel is to see it. All memory but that of the image
+// is locked.
+func (o *attachOptions) open(log zerolog.Logger) (*attach.Image, error) {
+	const unsafe = "not protected when memory is short"
+	if err := kernel.ProtectMemory(); err != nil {
+		log.Warn().Err(err).Msg(unsafe)
+	}
+	mode := pmem.Auto
+	if o.durability.value == "process" {
+		mode = pmem.ForceProcess
+	}
+	im, err := openImage(o.path, pmem.Options{ReadOnly: o.readOnly, Durability: mode})
+	if err != nil {
+		return nil, err
+	}
+	(&service{log: log}).announce(im, "")
+	timeout := memoryTimeout
+	if im.durability == pmem.Msync {
+		timeout = diskTimeout
+	}
+	return &attach.Image{
+		Export: im.export(exportSpec{}), BlockSize: kernelBlock(im.dev.SectorSize()),
+		Backend: im.dev.UUID().String(), Timeout: timeout, Closer: imageCloser{im},
+	}, nil
+}
+
+// imageCloser closes an image for good.
+type imageCloser struct{ *image }
+
+func (c imageCloser) Close() error {
+	var err error
+	if !c.dev.ReadOnly() {
+		err = c.dev.Flush()
+	}
+	return errors.Join(err, c.dev.Close())
+}
+
+// kernelBlock is the logical block size for an image: its sector size, where Linux
+// has such blocks. Requests for parts of larger sectors are atomic all the same.
+func kernelBlock(sector uint32) uint32 {
+	switch {
+	case sector < 512 || sector&(sector-1) != 0:
+		return 512
+	case sector > uint32(os.Getpagesize()):
+		return uint32(os.Getpagesize())
+	}
+	return sector
+}
+
+// ready tells everybody who waits for the device.
+func (o *attachOptions) ready(stdout io.Writer, log zerolog.Logger, d kernel.Device, note string) error {
+	if note != "" {
+		log.Info().Str("device", d.Path()).Msg(note)
+	}
+	state := fmt.Sprintf("%s\nMAINPID=%d", daemon.SdNotifyReady, os.Getpid())
+	_, err := daemon.SdNotify(false, state)
+	if parent := waitingParent(); parent != nil {
+		return errors.Join(err, unix.Chdir("/"), tellParent(parent, d, note))
+	}
+	_, printed := fmt.Fprintln(stdout, d.Path())
+	return errors.Join(err, printed)
+}

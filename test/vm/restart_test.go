@@ -1,0 +1,110 @@
+package vmtest
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"testing"
+)
+
+// kills is how often the server is killed in one test: BTTNBD_ATTACH_KILLS, or 3.
+func kills(t *testing.T) int {
+	s := os.Getenv("BTTNBD_ATTACH_KILLS")
+	if s == "" {
+		return 3
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		t.Fatalf("BTTNBD_ATTACH_KILLS=%s: want a number", s)
+	}
+	return n
+}
+
+// Goal: the server of a mounted filesystem in use is killed again and again, and
+// each time attached anew, and nobody notices but for the wait: no error in the
+// kernel's log, nothing that was acknowledged is lost, fio finds its checksums. The
+// same for hand-overs. A copy of the image does not revive the device.
+func TestAttachRestart(t *testing.T) {
+	needGuest(t)
+	m := attachMachine(nvdimm(file(t, "fsdax", 192*mib)))
+	out := boot(t, m, attachFunctions+fmt.Sprintf(`
+kills=%d
+mkdir /a
+ndctl create-namespace -f -e namespace$R0.0 -m fsdax --map=mem
+mkfs.ext4 -q -b 4096 /dev/pmem$R0
+mount -t ext4 -o dax /dev/pmem$R0 /mnt
+bttnbd create --size 80M /mnt/a.btt
+attach a --timeout 2s --connections 3 auto /mnt/a.btt
+make ext4 $a
+mount -t ext4 $a /a
+
+# a load that knows what was acknowledged, and one that verifies all it reads
+dd if=/dev/zero of=/a/log bs=1M count=16
+sync
+truncate -s 64K /tmp/counters
+guest log /a/log /tmp/counters 4096 300 4 & log=$!
+while [ ! -e /tmp/stop ]; do
+	fio --name=v --directory=/a --size=1m --rw=randwrite --bs=4k --direct=1 --verify=crc32c --verify_backlog=16 --verify_fatal=1 \
+		>/tmp/fio.log || { cat /tmp/fio.log; exit 1; }
+done & fio=$!
+
+set +x
+progress() { guest progress /tmp/counters 4 200; }
+now() { cut -d' ' -f1 /proc/uptime; }
+for i in $(seq $kills); do
+	kill -9 $(server_of $a)
+	until [ "$(state_of $a)" = dead ]; do usleep 10000; done
+	before=$(now)
+	attach b --timeout 2s auto /mnt/a.btt 2>/tmp/attach.log
+	[ $b = $a ]
+	acked=$(progress)
+	echo "kill $i: 200 writes done $(awk "BEGIN { print $(now) - $before }") s after the attach began, $acked acknowledged"
+done
+set -x
+
+# another image with the same UUID is not what the filesystem has seen
+kill -9 $(server_of $a)
+until [ "$(state_of $a)" = dead ]; do usleep 10000; done
+cp /mnt/a.btt /tmp/copy.btt
+must_fail bttnbd attach auto /tmp/copy.btt 2>/tmp/copy.log
+grep 'another file with the same UUID' /tmp/copy.log
+bttnbd create --size 32M /tmp/other.btt
+must_fail bttnbd attach $a /tmp/other.btt
+must_fail bttnbd detach $a
+clean /mnt/a.btt
+attach b --timeout 2s $a /mnt/a.btt
+progress
+
+# hand-overs
+set +x
+for i in 1 2 3; do
+	old=$(server_of $a)
+	bttnbd attach --timeout 2s --replace auto /mnt/a.btt 2>/tmp/replace.log
+	grep 'taken over' /tmp/replace.log
+	[ $(server_of $a) != $old ]
+	progress
+done
+set -x
+
+# one that fails: the old one goes on
+old=$(server_of $a)
+must_fail bttnbd attach --replace --read-only auto /mnt/a.btt 2>/tmp/replace.log
+grep 'read-only' /tmp/replace.log
+[ $(server_of $a) = $old ]
+progress
+
+touch /tmp/stop
+wait $fio
+kill -9 $log
+must_fail wait $log
+guest verify /a/log /tmp/counters 4096 300 4
+umount /a
+judge ext4 $a
+bttnbd detach $a
+clean /mnt/a.btt
+`, kills(t)))
+	for _, line := range regexp.MustCompile(`(?m)^(kill \d+:|bttnbd: .*taken over).*$`).FindAllString(out, -1) {
+		t.Log(line)
+	}
+}
