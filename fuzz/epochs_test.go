@@ -2,6 +2,7 @@ package fuzz
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,12 +15,20 @@ import (
 // wrong state, shows only so. Method: short sequences with a crash or a kill in the
 // last operation, recovery, then every operation with a crash in it.
 func TestEpochs(t *testing.T) {
+	parent := t
 	length := 2
 	if testing.Short() {
 		length = 1
 	}
+	var images atomic.Int64
+	if wholeCampaign() {
+		t.Cleanup(func() { atLeast(t, "images", int(images.Load()), 600_000) })
+	}
 	for _, first := range alphabet {
 		t.Run(fmt.Sprint(first, " first"), func(t *testing.T) {
+			if !beside(t, parent) {
+				return
+			}
 			e := &explorer{flavour: layout.UEFI, alone: true}
 			start := time.Now()
 			forEachSequence(length, func(ops []op) {
@@ -30,6 +39,7 @@ func TestEpochs(t *testing.T) {
 					t.Fatalf("%v: %v", ops, err)
 				}
 			})
+			images.Add(int64(e.images))
 			took := time.Since(start)
 			t.Logf("%d images of a second crash, %d lines decided, %d distinct states, %.1f s, %.0f images/s",
 				e.images, e.choices, len(e.states), took.Seconds(), float64(e.images)/took.Seconds())

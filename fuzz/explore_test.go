@@ -96,6 +96,9 @@ func (e *explorer) verify(m *pmemtest.Machine, before *world, p promise, depth i
 		if err := foreign(m.Region(), e.flavour, &p); err != nil {
 			return fmt.Errorf("recovered by others: %w", err)
 		}
+		if _, err := checked(m); err != nil { // foreign has read, and so decided, flog and map
+			return fmt.Errorf("before recovery: %w", err)
+		}
 	}
 	w := &world{m: m, now: p, writes: before.writes + 1}
 	if depth > 0 {
@@ -109,7 +112,7 @@ func (e *explorer) verify(m *pmemtest.Machine, before *world, p promise, depth i
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
-	if err := bijective(m.Region(), e.flavour); err != nil {
+	if err := sound(m, e.flavour); err != nil {
 		return err
 	}
 	if err := w.readAll(); err != nil {

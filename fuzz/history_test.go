@@ -1,6 +1,10 @@
 package fuzz
 
-import "math"
+import (
+	"bytes"
+	"math"
+	"slices"
+)
 
 // event is one operation on one block, as a client saw it.
 type event struct {
@@ -11,54 +15,67 @@ type event struct {
 
 const pending = math.MaxInt
 
-// history is what happened to each block.
-type history [len(lbas)][]event
-
-// admits reports whether block i may hold c now: whether there is an order of the
-// events that agrees with their times, in which every read saw what the write
-// before it wrote, and c is there at the end. An event without a return may have
-// happened or not. This is durable linearizability of the block as a register
-// (Izraelevitz et al., DISC 2016); with so few events trying all orders will do.
-func (h *history) admits(i int, c content) bool {
-	return linearize(h[i], 0, zero, c)
+// history is what happened to each block since it was last known for sure.
+type history struct {
+	start  [len(lbas)]content
+	events [len(lbas)][]event // at most 64 of each
 }
 
-func linearize(es []event, done uint, now, end content) bool {
-	first := pending // the earliest return among the events to come
-	left := 0
-	for k, e := range es {
-		if done&(1<<k) == 0 && e.til != pending {
-			first = min(first, e.til)
-			left++
-		}
+// outcomes are all that block i may hold now: the ends of all orders of its events
+// that agree with their times and in which every read saw what the write before it
+// wrote; none, if nothing explains what was read. An event without a return may
+// have happened or not. This is durable linearizability of the block as a register
+// (Izraelevitz et al., DISC 2016), decided by trying all orders, each state once.
+func (h *history) outcomes(i int) (ends []content) {
+	type state struct {
+		done uint64 // which events have taken effect
+		now  content
 	}
-	if left == 0 && now == end {
-		return true
-	}
-	for k, e := range es {
-		switch {
-		case done&(1<<k) != 0 || e.from > first:
-		case e.apply != nil:
-			if linearize(es, done|1<<k, e.apply(now), end) {
-				return true
-			}
-		case e.til == pending || e.saw == now:
-			if linearize(es, done|1<<k, now, end) {
-				return true
+	es := h.events[i]
+	states := []state{{0, h.start[i]}}
+	for k := 0; k < len(states); k++ {
+		s := states[k]
+		first, left := pending, false // the earliest return among the events to come
+		for n := range es {
+			if s.done&(1<<n) == 0 && es[n].til != pending {
+				first, left = min(first, es[n].til), true
 			}
 		}
+		if !left && !slices.Contains(ends, s.now) {
+			ends = append(ends, s.now)
+		}
+		for n := range es {
+			e := &es[n]
+			if s.done&(1<<n) != 0 || e.from > first || e.apply == nil && (e.til == pending || e.saw != s.now) {
+				continue
+			}
+			next := state{s.done | 1<<n, s.now}
+			if e.apply != nil {
+				next.now = e.apply(s.now)
+			}
+			if !slices.Contains(states, next) {
+				states = append(states, next)
+			}
+		}
 	}
-	return false
+	slices.SortFunc(ends, content.compare) // the same promise in the same words
+	return ends
 }
 
-// promise lists what each block may hold now, of the candidates.
-func (h *history) promise(candidates []content) (p promise) {
+func (c content) compare(d content) int {
+	if c.bad != d.bad {
+		if c.bad {
+			return 1
+		}
+		return -1
+	}
+	return bytes.Compare(c.data[:], d.data[:])
+}
+
+// promise lists what each block may hold now.
+func (h *history) promise() (p promise) {
 	for i := range p {
-		for _, c := range candidates {
-			if h.admits(i, c) {
-				p[i] = append(p[i], c)
-			}
-		}
+		p[i] = h.outcomes(i)
 	}
 	return p
 }

@@ -196,8 +196,8 @@ func (h *hurt) read(image []byte) readings {
 	return all
 }
 
-// sound reports whether one of an image's info blocks is.
-func (h *hurt) sound(image []byte) bool {
+// anyInfo reports whether one of an image's info blocks is.
+func (h *hurt) anyInfo(image []byte) bool {
 	_, primary := layout.DecodeInfo(image[h.f.Start:])
 	_, backup := layout.DecodeInfo(image[h.f.Start+h.geo.InfoOff:])
 	return primary == nil || backup == nil
@@ -280,6 +280,11 @@ func TestRepairCrash(t *testing.T) {
 		}
 	}
 	t.Logf("%d damages, %d crash images, %d kills, %d of the images opened in between", len(repaired)*len(hurts), images, kills, opens)
+	if wholeCampaign() {
+		atLeast(t, "images", images, 8_000)
+		atLeast(t, "kills", kills, 150)
+		atLeast(t, "images opened in between", opens, 3_200)
+	}
 }
 
 // judge checks what readers see against what they may see.
@@ -301,7 +306,7 @@ func (x *repairRun) explore(m *pmemtest.Machine, depth int) error {
 	if err != nil {
 		return err
 	}
-	if dirty := m.Undurable(); len(dirty) > 0 && rep.Repaired > 0 {
+	if dirty := m.Undurable(); model() == full && len(dirty) > 0 && rep.Repaired > 0 {
 		return fmt.Errorf("the repair has returned, but lines at %d are not durable", dirty)
 	}
 	if err := x.ends(m, rep); err != nil {
@@ -312,7 +317,10 @@ func (x *repairRun) explore(m *pmemtest.Machine, depth int) error {
 
 // crash looks at all images of a power cut of m at this moment, and at one kill.
 func (x *repairRun) crash(m *pmemtest.Machine, depth int) error {
-	for o := new(pmemtest.Odometer); ; {
+	if model() == noCrash {
+		return nil
+	}
+	for o := newFates(); ; {
 		x.spare[depth] = m.Crash(o, x.spare[depth])
 		x.images++
 		if err := x.resume(x.spare[depth], depth); err != nil {
@@ -322,10 +330,10 @@ func (x *repairRun) crash(m *pmemtest.Machine, depth int) error {
 			break
 		}
 	}
-	x.kills++
-	if depth == 0 {
+	if depth == 0 || !model().exhaustive() {
 		return nil
 	}
+	x.kills++
 	if err := x.explore(m.Kill(pmemtest.Random{Rand: x.rnd}), depth-1); err != nil {
 		return fmt.Errorf("kill before drain %d: %w", m.Count.Drains, err)
 	}
@@ -339,8 +347,11 @@ func (x *repairRun) resume(m *pmemtest.Machine, depth int) error {
 	for off := x.h.geo.MapOff; off < x.h.geo.InfoOff; off += pmemtest.LineSize {
 		r.Read(line, x.h.f.Start+off)
 	}
+	for _, off := range [...]uint64{0, x.h.geo.InfoOff} { // apart, so that each can be torn
+		r.Read(make([]byte, layout.InfoSize), x.h.f.Start+off)
+	}
 	image := m.Peek()
-	if x.h.sound(x.h.buf) && !x.h.sound(image) {
+	if x.h.anyInfo(x.h.buf) && !x.h.anyInfo(image) {
 		return errors.New("there was a sound info block, and now there is none")
 	}
 	got := x.h.read(image)
@@ -350,7 +361,7 @@ func (x *repairRun) resume(m *pmemtest.Machine, depth int) error {
 	if err := x.judge(got); err != nil {
 		return fmt.Errorf("opened in between: %w", err)
 	}
-	if depth > 0 {
+	if depth > 0 && model().exhaustive() {
 		return x.sampled(m)
 	}
 	rep, err := repairImage(r)

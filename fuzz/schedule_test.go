@@ -2,10 +2,10 @@ package fuzz
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"iter"
 	"reflect"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -32,6 +32,7 @@ var scenarios = []scenario{
 	{"reader and a write over zero", 3, [][]op{{{opRead, 0, lowLanes}, {opRead, 0, lowLanes}}, {{opZero, 0, lowLanes}, {opWrite, 0, lowLanes}}}},
 	{"reader and an error", 3, [][]op{{{opRead, 0, lowLanes}, {opRead, 0, lowLanes}}, {{opError, 0, lowLanes}}}},
 	{"writer and a zero", 3, [][]op{{{opWrite, 0, lowLanes}}, {{opZero, 0, lowLanes}}}},
+	{"writer and an error", 3, [][]op{{{opWrite, 0, lowLanes}}, {{opError, 0, lowLanes}}}},
 	{"two zeroes and a reader", 2, [][]op{{{opZeroes, 0, lowLanes}}, {{opError, 0, lowLanes}}, {{opRead, 0, lowLanes}}}},
 	{"two groups", 3, [][]op{{{opGroup, 0, lowLanes}}, {{opGroup, 0, highLanes}}}},
 	{"group and zeroes", 3, [][]op{{{opGroup, 0, lowLanes}}, {{opZeroes, 0, lowLanes}}}},
@@ -52,24 +53,32 @@ var scenarios = []scenario{
 // schedule with a bounded number of preemptions, at every access to the memory,
 // every lock and every wait.
 func TestSchedules(t *testing.T) {
-	var all struct{ schedules, images int }
-	try := func(t *testing.T, s *scenario, f layout.Flavour) {
-		schedules, images := s.test(t, f)
-		all.schedules += schedules
-		all.images += images
+	var all struct{ schedules, images atomic.Int64 }
+	try := func(name string, s scenario, f layout.Flavour) {
+		parent := t
+		t.Run(name, func(t *testing.T) {
+			if !beside(t, parent) {
+				return
+			}
+			schedules, images := s.test(t, f)
+			all.schedules.Add(int64(schedules))
+			all.images.Add(int64(images))
+		})
 	}
+	t.Cleanup(func() {
+		t.Logf("in all %d schedules, %d images", all.schedules.Load(), all.images.Load())
+		if wholeCampaign() {
+			atLeast(t, "schedules", int(all.schedules.Load()), 68_000)
+			atLeast(t, "images", int(all.images.Load()), 170_000)
+		}
+	})
 	for _, s := range scenarios {
 		if testing.Short() {
 			s.preemptions = min(s.preemptions, 2)
 		}
-		t.Run(s.name, func(t *testing.T) { try(t, &s, layout.UEFI) })
+		try(s.name, s, layout.UEFI)
 		s.preemptions = min(s.preemptions, 1)
-		t.Run(s.name+", in a pool", func(t *testing.T) { try(t, &s, pmemblk) })
-	}
-	t.Logf("in all %d schedules, %d images", all.schedules, all.images)
-	if !testing.Short() && flag.Lookup("test.run").Value.String() == "" {
-		atLeast(t, "schedules", all.schedules, 55_000)
-		atLeast(t, "images", all.images, 170_000)
+		try(s.name+", in a pool", s, pmemblk)
 	}
 }
 
@@ -94,21 +103,24 @@ func (s *scenario) test(t *testing.T, f layout.Flavour) (schedules, images int) 
 type thread struct {
 	id      int
 	ops     []op
+	lanes   uint32                     // of the operation that it is at
 	resume  func() (func() bool, bool) // runs until the next stop; what it waits for, if anything
+	yield   func(func() bool) bool     // stops, until it is resumed
 	ready   func() bool
 	stopped bool
 }
 
 // run is one run of the scenario under one schedule.
 type run struct {
-	w        *world
-	h        history
-	clock    int
-	current  *thread
-	yield    func(func() bool) bool // of the current thread
-	contents []content              // every content that any block may ever have
-	err      error
-	faulty   bool // an access fails: operations may
+	w       *world
+	h       history
+	clock   int
+	current *thread
+	err     error
+	base    int  // numbers of operations begin here
+	faulty  bool // an access fails: operations may
+	inError bool // the arena is: it refuses writes
+	unsure  bool // its error flag is being changed
 }
 
 func (s *scenario) run(e *explorer, c pmemtest.Chooser) error {
@@ -120,18 +132,12 @@ func (s *scenario) run(e *explorer, c pmemtest.Chooser) error {
 // reports whether it came to that.
 func (s *scenario) runFailing(e *explorer, c pmemtest.Chooser, failing int) (met bool, err error) {
 	left := failing
-	r := &run{faulty: failing > 0, w: newWorld(e.flavour), contents: s.contents()}
+	r := &run{faulty: failing > 0, w: newWorld(e.flavour)}
 	m := r.w.m
 	at := reflect.ValueOf(m.Peek()).Pointer()
-	var threads []*thread
-	for i, ops := range s.threads {
-		th := &thread{id: i, ops: ops}
-		next, stop := iter.Pull(r.body(th))
-		defer stop()
-		th.resume = next
-		threads = append(threads, th)
-	}
-	onCrash(m, func() error { return e.crash(m, r.w, r.h.promise(r.contents), 0) })
+	threads, stop := r.start(s.threads, 0)
+	defer stop()
+	onCrash(m, func() error { return e.crash(m, r.w, r.h.promise(), 0) })
 	crash := m.OnAccess
 	m.OnAccess = func() {
 		r.pause(nil)
@@ -151,26 +157,25 @@ func (s *scenario) runFailing(e *explorer, c pmemtest.Chooser, failing int) (met
 	return failing > 0 && left <= 0, r.finish(e)
 }
 
-// contents are all that any block may ever hold, whatever the order of operations.
-func (s *scenario) contents() []content {
-	cs := []content{zero, {bad: true}}
-	for known := 0; known < len(cs); {
-		known = len(cs)
-		for i, ops := range s.threads {
-			for k, o := range ops {
-				for _, ef := range o.effects(opID(i, k)) {
-					for _, c := range cs {
-						cs = appendNew(cs, ef.apply(c))
-					}
-				}
-			}
+// start makes the threads, of which the first has the number given, and returns
+// how to end those that are still under way.
+func (r *run) start(all [][]op, first int) (threads []*thread, stop func()) {
+	var stops []func()
+	for i, ops := range all {
+		th := &thread{id: first + i, ops: ops, lanes: ops[0].lanes}
+		next, stop := iter.Pull(r.body(th))
+		th.resume = next
+		threads, stops = append(threads, th), append(stops, stop)
+	}
+	return threads, func() {
+		for _, stop := range stops {
+			stop()
 		}
 	}
-	return cs
 }
 
 // opID is the number of the k-th operation of a thread.
-func opID(thread, k int) int { return 10*(thread+1) + k }
+func opID(thread, k int) int { return 100*(thread+1) + k }
 
 // finish checks the device after all threads are done.
 func (r *run) finish(e *explorer) error {
@@ -183,11 +188,11 @@ func (r *run) finish(e *explorer) error {
 	if dirty := r.w.m.Undurable(); model() == full && len(dirty) > 0 {
 		return fmt.Errorf("all is acknowledged, but the lines at %d are not durable", dirty)
 	}
-	if err := bijective(r.w.m.Region(), e.flavour); err != nil {
+	if err := sound(r.w.m, e.flavour); err != nil {
 		return err
 	}
-	r.w.now = r.h.promise(r.contents)
-	r.w.writes = 100
+	r.w.now = r.h.promise()
+	r.w.writes = 1000
 	if err := r.w.readAll(); err != nil {
 		return err
 	}
@@ -196,8 +201,8 @@ func (r *run) finish(e *explorer) error {
 
 // finishFaulty is finish where the arena may have failed.
 func (r *run) finishFaulty(e *explorer) error {
-	r.w.now = r.h.promise(r.contents)
-	r.w.writes = 100
+	r.w.now = r.h.promise()
+	r.w.writes = 1000
 	undecided := r.w.now
 	if err := r.w.readAll(); err != nil {
 		return err
@@ -226,8 +231,9 @@ func (r *run) body(th *thread) iter.Seq[func() bool] {
 			if r.err != nil {
 				return
 			}
-			r.yield = yield
-			id := opID(th.id, k)
+			th.yield = yield
+			th.lanes, r.w.m.Lanes = o.lanes, o.lanes
+			id := r.base + opID(th.id, k)
 			if err := r.do(th, o, id); err != nil {
 				r.err = fmt.Errorf("thread %d, %v: %w", th.id, o, err)
 			}
@@ -238,15 +244,15 @@ func (r *run) body(th *thread) iter.Seq[func() bool] {
 // do carries one operation out and notes it in the history.
 func (r *run) do(th *thread, o op, id int) error {
 	if o.kind == opRead {
-		r.h[o.block] = append(r.h[o.block], event{from: r.tick(), til: pending})
-		at := len(r.h[o.block]) - 1
+		r.h.events[o.block] = append(r.h.events[o.block], event{from: r.tick(), til: pending})
+		at := len(r.h.events[o.block]) - 1
 		c, err := r.w.read(o.block)
 		if r.faulty && (err != nil || c.bad) {
 			return nil
 		}
-		ev := &r.h[o.block][at]
+		ev := &r.h.events[o.block][at]
 		ev.saw, ev.til = c, r.tick()
-		if err == nil && !linearize(r.h[o.block], 0, zero, c) && !r.admitsAny(o.block) {
+		if err == nil && len(r.h.outcomes(o.block)) == 0 {
 			err = fmt.Errorf("no order of events explains: %s", c.describe(lbas[o.block], []content{}))
 		}
 		return err
@@ -254,36 +260,25 @@ func (r *run) do(th *thread, o op, id int) error {
 	effects := o.effects(id)
 	places := make([]int, len(effects))
 	for k, ef := range effects {
-		places[k] = len(r.h[ef.block])
-		r.h[ef.block] = append(r.h[ef.block], event{apply: ef.apply, from: r.tick(), til: pending})
+		places[k] = len(r.h.events[ef.block])
+		r.h.events[ef.block] = append(r.h.events[ef.block], event{apply: ef.apply, from: r.tick(), til: pending})
 	}
+	r.unsure = o.kind == opSetFlag || o.kind == opClearFlag
 	err := r.w.call(o, id)
-	if r.faulty && errors.Is(err, syscall.EIO) {
+	if r.unsure && err == nil {
+		r.inError, r.unsure = o.kind == opSetFlag, false
+	}
+	refused := errors.Is(err, syscall.EIO)
+	switch {
+	case r.inError && o.kind <= opError && !refused:
+		return fmt.Errorf("the arena is in error, and it returned %v, want EIO", err)
+	case refused && (r.faulty || r.inError || o.kind == opPart):
 		return nil // done or not, nobody has been told
 	}
 	for k, ef := range effects {
-		r.h[ef.block][places[k]].til = r.tick()
+		r.h.events[ef.block][places[k]].til = r.tick()
 	}
 	return err
-}
-
-// admitsAny reports whether the history of block i makes sense at all.
-func (r *run) admitsAny(i int) bool {
-	for _, c := range r.contents {
-		if r.h.admits(i, c) {
-			return true
-		}
-	}
-	return false
-}
-
-func appendNew(cs []content, c content) []content {
-	for _, have := range cs {
-		if have == c {
-			return cs
-		}
-	}
-	return append(cs, c)
 }
 
 func (r *run) tick() int {
@@ -300,7 +295,7 @@ func (r *run) pause(ready func() bool) {
 	if th == nil {
 		return // the driver itself looks at the device
 	}
-	if !r.yield(ready) {
+	if !th.yield(ready) {
 		panic(errStopped)
 	}
 }
@@ -308,7 +303,6 @@ func (r *run) pause(ready func() bool) {
 // schedule runs the threads to their ends. c decides who goes on at each stop; to
 // stop one that could go on counts against preemptions.
 func (r *run) schedule(threads []*thread, preemptions int, c pmemtest.Chooser) error {
-	yields := make([]func(func() bool) bool, len(threads))
 	var last *thread
 	for {
 		var options []*thread
@@ -331,10 +325,9 @@ func (r *run) schedule(threads []*thread, preemptions int, c pmemtest.Chooser) e
 		}
 		th := choose(options, last, &preemptions, c)
 		r.w.m.Switch(th.id)
-		r.w.m.Lanes = th.ops[0].lanes
-		r.current, r.yield = th, yields[th.id]
+		r.w.m.Lanes = th.lanes
+		r.current = th
 		ready, ok := th.resume()
-		yields[th.id] = r.yield
 		r.current = nil
 		th.ready, th.stopped = ready, !ok
 		last = th

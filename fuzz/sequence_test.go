@@ -1,6 +1,7 @@
 package fuzz
 
 import (
+	"flag"
 	"fmt"
 	"testing"
 	"time"
@@ -15,20 +16,24 @@ import (
 // (earlier ones are the end of a shorter sequence), every image of each crash,
 // and on each image crashes in recovery and after it.
 func TestSequences(t *testing.T) {
+	parent := t
 	for _, c := range []struct {
-		flavour        layout.Flavour
-		length, depth  int
-		images, states int // what was seen when this was written, less a little
+		flavour                layout.Flavour
+		length, depth          int
+		images, nested, states int // what was seen when this was written, less a little
 	}{
-		{layout.UEFI, 3, 1, 80_000, 130},
-		{layout.Kernel, 1, 2, 800, 10},
-		{pmemblk, 3, 1, 26_000, 130},
-		{oldPadding, 2, 1, 9_000, 40},
+		{layout.UEFI, 3, 1, 80_000, 80_000, 130},
+		{layout.Kernel, 1, 2, 800, 1_300, 10},
+		{pmemblk, 3, 1, 26_000, 37_000, 130},
+		{oldPadding, 2, 1, 9_000, 8_500, 40},
 	} {
 		if testing.Short() {
-			c.length, c.images, c.states = min(c.length, 2), 0, 0
+			c.length, c.images, c.nested, c.states = min(c.length, 2), 0, 0, 0
 		}
 		t.Run(fmt.Sprintf("%s/%d", c.flavour.Name, c.length), func(t *testing.T) {
+			if !beside(t, parent) {
+				return
+			}
 			e := &explorer{flavour: c.flavour}
 			start := time.Now()
 			sequences := 0
@@ -42,8 +47,38 @@ func TestSequences(t *testing.T) {
 			t.Logf("%d sequences, %d images (%d after a kill, %d points of nested crashes), %d lines decided, %d distinct states, %.1f s, %.0f images/s",
 				sequences, e.images, e.kills, e.nested, e.choices, len(e.states), took.Seconds(), float64(e.images)/took.Seconds())
 			atLeast(t, "images", e.images, c.images)
+			atLeast(t, "points of nested crashes", e.nested, c.nested)
 			atLeast(t, "distinct states", len(e.states), c.states)
 		})
+	}
+}
+
+// Goal: the simulator can tell what the order of stores to one line is worth. On
+// arm64 that order is there only because every store of package pmem is a release;
+// with stores that are none, a record of one drain can become current with the lba
+// and the block of the one before. Method: single writes with stores out of order
+// must be found to break a promise.
+func TestStoresOutOfOrder(t *testing.T) {
+	if !model().exhaustive() {
+		return // weaker models lose no store of its own
+	}
+	for _, f := range flavours {
+		broken := 0
+		for lba := range lbas {
+			w := newWorld(f)
+			w.m.Unordered = true
+			e := &explorer{flavour: f}
+			o := op{opWrite, lba, lowLanes}
+			during, _ := w.during(o)
+			onCrash(w.m, func() error { return e.crash(w.m, w, during, 0) })
+			if err := w.do(o); err != nil {
+				t.Logf("%s: %v", f.Name, err)
+				broken++
+			}
+		}
+		if broken == 0 {
+			t.Errorf("%s: no promise was broken", f.Name)
+		}
 	}
 }
 
@@ -54,6 +89,12 @@ func atLeast(t *testing.T, what string, got, want int) {
 	if got < want {
 		t.Errorf("%d %s, there used to be %d and more", got, what, want)
 	}
+}
+
+// wholeCampaign reports whether a test runs as a whole, so that its sums can be
+// compared with what they used to be.
+func wholeCampaign() bool {
+	return !testing.Short() && flag.Lookup("test.run").Value.String() == ""
 }
 
 // forEachSequence calls f with every sequence of 1 to length operations.

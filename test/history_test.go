@@ -38,8 +38,9 @@ func TestKillHistory(t *testing.T) {
 		}
 		cycles = n
 	}
+	seed := seed(t)
 	onEveryImage(t, 17*mib, func(t *testing.T, img image) {
-		h := &hotBlocks{img: img, start: time.Now(), rng: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))}
+		h := &hotBlocks{img: img, start: time.Now(), rng: rand.New(rand.NewPCG(seed, uint64(img.sector)))}
 		h.settle(t, serve(t, img))
 		var ops int
 		for range cycles {
@@ -51,6 +52,9 @@ func TestKillHistory(t *testing.T) {
 			img.check(t)
 		}
 		t.Logf("%d kills, %d operations judged, %.1f kills/s", cycles, ops, float64(cycles)/time.Since(h.start).Seconds())
+		if ops < leastAnswers*cycles {
+			t.Errorf("fewer than %d operations judged a kill", leastAnswers)
+		}
 	})
 }
 
@@ -58,6 +62,8 @@ const (
 	hotCount   = 8
 	hotClients = 4
 	hotWindow  = 16
+
+	leastAnswers = 50 // before a kill
 )
 
 // hotBlocks is the history of a few blocks since they were last read in peace.
@@ -83,7 +89,7 @@ type hotRequest struct {
 func (h *hotBlocks) load(t *testing.T, s *server) {
 	t.Helper()
 	var answers atomic.Int64
-	enough := int64(50 + h.rng.IntN(4000))
+	enough := int64(leastAnswers + h.rng.IntN(4000))
 	reached := make(chan struct{})
 	var once sync.Once
 	type rest struct {

@@ -14,16 +14,12 @@ import (
 	"time"
 )
 
-// BTTNBD_SEED repeats a run of the crash test, as far as the scheduler lets it.
+// BTTNBD_SEED repeats a run of the crash tests, as far as the scheduler lets it.
 const seedVariable = "BTTNBD_SEED"
 
-// Goal: kill -9 of the server in the middle of writes from five connections loses
-// no acknowledged write and tears no block, several times over on one image.
-//
-// The device is divided: one part for each of four logs of what was acknowledged,
-// and one for fio, whose own checksums tell of torn blocks.
-func TestKill(t *testing.T) {
-	need(t, "fio")
+// seed is that of a run: the one asked for, or a new one, which it prints.
+func seed(t *testing.T) uint64 {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv(seedVariable); s != "" {
 		var err error
@@ -32,6 +28,17 @@ func TestKill(t *testing.T) {
 		}
 	}
 	t.Logf("%s=%d", seedVariable, seed)
+	return seed
+}
+
+// Goal: kill -9 of the server in the middle of writes from five connections loses
+// no acknowledged write and tears no block, several times over on one image.
+//
+// The device is divided: one part for each of four logs of what was acknowledged,
+// and one for fio, whose own checksums tell of torn blocks.
+func TestKill(t *testing.T) {
+	need(t, "fio")
+	seed := seed(t)
 	onEveryImage(t, 64*mib, func(t *testing.T, img image) {
 		k := newKillTest(img, rand.New(rand.NewPCG(seed, uint64(img.sector))))
 		rounds := 4

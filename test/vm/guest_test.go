@@ -21,7 +21,7 @@ const patience = 3 * time.Minute
 func needGuest(t *testing.T) {
 	t.Helper()
 	_, err := vm.FindKernel("")
-	for _, tool := range []string{"qemu-system-x86_64", "ndctl", "nbd-client", "nbdcopy", "fio", "mkfs.ext4"} {
+	for _, tool := range []string{"qemu-system-x86_64", "ndctl", "nbd-client", "nbdcopy", "fio", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "sfdisk", "dmsetup"} {
 		_, missing := exec.LookPath(tool)
 		err = errors.Join(err, missing)
 	}
