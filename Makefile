@@ -5,7 +5,7 @@ export GOTOOLCHAIN ?= auto
 
 GO ?= go
 
-.PHONY: build run test deps lint fuzz soak bench vm-test mutants mutants-models mutants-doc clean
+.PHONY: build run test deps lint fuzz soak bench vm-test mutants mutants-models mutants-doc man clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
@@ -32,15 +32,19 @@ lint:
 fuzz:
 	@scripts/fuzz -t $(or $(FUZZTIME),1m)
 
-# Kills the server under load, CYCLES times on each kind of image (default 1000).
+# Long lives in the simulator for SOAKTIME (default 1h), then hostile clients, ABUSE
+# times as many as in a test run (default 20), then kills of the server under load,
+# CYCLES times on each kind of image (default 1000).
 soak:
 	@scripts/deps
+	BTTNBD_SAMPLE_TIME=$(or $(SOAKTIME),1h) $(GO) test ./fuzz -run 'TestSampled$$' -v -timeout 0
+	BTTNBD_ABUSE=$(or $(ABUSE),20) $(GO) test ./nbd -run TestAbuse -v -timeout 0
 	BTTNBD_KILL_CYCLES=$(or $(CYCLES),1000) $(GO) test ./test -run TestKillHistory -v -timeout 0
 
 # Measures us beside our peers, in pairs; needs a quiet machine.
 bench:
 	@scripts/deps
-	$(GO) run ./internal/bench $(BENCH)
+	$(GO) run ./internal/bench -json docs/performance.json -svg docs/performance.svg $(BENCH)
 
 # The part of `make test` that boots Linux guests; it needs no root and no KVM.
 vm-test:
@@ -57,6 +61,10 @@ mutants-models:
 # The same, and docs/mutants.md written anew from what was seen.
 mutants-doc:
 	@$(GO) run ./internal/mutate -models -doc docs/mutants.md
+
+# docs/man, from the command tree and two of the documents.
+man:
+	@$(GO) run ./internal/manual docs/man
 
 # Build output only; a disk.btt made by `make run` holds data and stays.
 clean:

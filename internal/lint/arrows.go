@@ -14,9 +14,19 @@ const (
 	pflag     = "github.com/spf13/pflag"
 	systemd   = "github.com/coreos/go-systemd/v22"
 	porcupine = "github.com/anishathalye/porcupine"
+	landlock  = "github.com/landlock-lsm/go-landlock"
+	toml      = "github.com/pelletier/go-toml/v2"
+	vsock     = "github.com/mdlayher/vsock"
 	testkit   = "github.com/rogpeppe/go-internal"
+	md2man    = "github.com/cpuguy83/go-md2man/v2"
 	uuid      = "github.com/google/uuid"
+	kmod      = "github.com/pmorjan/kmod"
+	genetlink = "github.com/mdlayher/genetlink"
+	netlink   = "github.com/mdlayher/netlink"
+	zstd      = "github.com/klauspost/compress"
+	xz        = "github.com/ulikunitz/xz"
 	xsys      = "golang.org/x/sys"
+	xtime     = "golang.org/x/time"
 	zerolog   = "github.com/rs/zerolog"
 )
 
@@ -40,17 +50,26 @@ var arrows = map[string]imports{
 	"pmem/pmemtest": {code: []string{"pmem"}},
 	"btt":           {code: []string{"layout", "pmem", uuid}, tests: []string{"pmem/pmemtest"}},
 	"check":         {code: []string{"layout", "pmem", uuid}},
-	"nbd":           {code: []string{zerolog}, tests: []string{"nbd/nbdtest"}},
+	"nbd":           {code: []string{xtime, zerolog}, tests: []string{"nbd/nbdtest"}},
 	"nbd/nbdtest":   {code: []string{"nbd"}},
 
 	"internal/convert": {
 		code:  []string{"btt", "layout", "pmem", uuid, xsys},
 		tests: []string{"check", "pmem/pmemtest"},
 	},
+	"internal/sandbox": {code: []string{landlock}},
+	"internal/kernel": {
+		code:  []string{"nbd", kmod, genetlink, netlink, xsys, xz, zstd},
+		tests: []string{"nbd/nbdtest"},
+	},
+	"internal/attach": {
+		code:  []string{"internal/kernel", "nbd", xsys, zerolog},
+		tests: []string{"nbd/nbdtest"},
+	},
 	"internal/units":     {},
 	"internal/signature": {code: []string{"layout"}, tests: []string{uuid}},
 	"internal/cli": {
-		code:  []string{anything, cobra, pflag, systemd, uuid, xsys, zerolog},
+		code:  []string{anything, cobra, pflag, systemd, toml, uuid, vsock, xsys, zerolog},
 		tests: []string{testkit},
 	},
 	"cmd/bttnbd":   {code: []string{"internal/cli"}},
@@ -61,6 +80,7 @@ var arrows = map[string]imports{
 	"internal/bench":      {code: []string{"btt", "layout", "pmem", uuid}},
 	"internal/linear":     {tests: []string{porcupine}},
 	"internal/lint":       {},
+	"internal/manual":     {code: []string{"internal/cli", cobra, pflag, md2man}},
 	"internal/mutate":     {},
 	"internal/testreport": {},
 
