@@ -52,6 +52,7 @@ func Repair(ctx context.Context, r *pmem.Region, o RepairOptions) (rep *Report, 
 	if rep.Plan, err = MakePlan(ctx, r, o); err != nil {
 		return nil, err
 	}
+	rep.Plan.settleReport(rep)
 	if o.DryRun {
 		return rep, nil
 	}

@@ -53,6 +53,7 @@ func (x *reader) reportLost(c *collector, a *Arena, pool bool) {
 	c.add(Finding{
 		Kind: ArenaLost, Severity: Error, Offset: a.Offset,
 		Message: fmt.Sprintf("neither info block of the arena at offset %d is sound; the blocks from lba %d on cannot be reached", a.Offset, a.FirstLBA),
+		Repair:  "bttcheck --dry-run tells whether it can be computed anew",
 	})
 }
 

@@ -16,22 +16,33 @@ import (
 	"github.com/bttnbd/bttnbd/pmem"
 )
 
-// A backup file holds what a repair is about to overwrite. All integers are
-// little-endian.
+// A backup file holds what a repair is about to overwrite, and by what the image can
+// be told that the repair has left behind. All integers are little-endian.
 //
-//	 0   8 "BTTUNDO1"
+//	 0   8 "BTTUNDO2"
 //	 8   8 size of the image in bytes
-//	16     records, offsets ascending, multiples of 8 like the lengths:
+//	16     undo: what was there, offsets ascending, multiples of 8 like the lengths:
 //	         8 offset in the image
 //	         8 length n
-//	         n the bytes that were there
-//	       the end: 8 times 0xff, then 8 CRC-32C (Castagnoli) of all before it
-var backupMagic = [8]byte{'B', 'T', 'T', 'U', 'N', 'D', 'O', '1'}
+//	         n bytes
+//	       8 times 0xff
+//	       redo: what the repair stores, likewise, in its order, multiples of 4
+//	       8 times 0xff
+//	       rest: the metadata as it was, undo and all:
+//	         8 offset in the image
+//	         8 length n
+//	         8 CRC-32C (Castagnoli) of those n bytes
+//	       8 times 0xff, then 8 CRC-32C of all before it
+const backupMagic = "BTTUNDO2"
 
 const backupEnd = ^uint64(0)
 
 // ErrBackup: a file is no backup of a repair, or a damaged one, or not of this image.
 var ErrBackup = errors.New("not a sound backup of a repair of this image")
+
+// ErrNotAsRepaired: the image is another than that of the backup, or was written to
+// since the repair.
+var ErrNotAsRepaired = errors.New("this is not the image as the repair left it: nothing was changed; if it is the right image, it was written to since, and only a copy made before the repair brings the old state back")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -75,16 +86,64 @@ func writeBackup(file io.Writer, r *pmem.Region, p *Plan) (err error) {
 			_, err = w.Write(b)
 		}
 	}
-	put(binary.LittleEndian.AppendUint64(backupMagic[:], r.Size()))
+	put8 := func(words ...uint64) {
+		for _, v := range words {
+			put(binary.LittleEndian.AppendUint64(nil, v))
+		}
+	}
+	put([]byte(backupMagic))
+	put8(r.Size())
 	for _, e := range p.extents() {
 		b := make([]byte, e.n)
 		r.Read(b, e.off)
-		put(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, e.off), e.n))
+		put8(e.off, e.n)
 		put(b)
 	}
-	put(binary.LittleEndian.AppendUint64(nil, backupEnd))
-	put(binary.LittleEndian.AppendUint64(nil, uint64(sum.Sum32())))
+	put8(backupEnd)
+	for i := range p.Steps {
+		for _, rec := range p.Steps[i].redo() {
+			put8(rec.off, uint64(len(rec.data)))
+			put(rec.data)
+		}
+	}
+	put8(backupEnd)
+	for _, e := range p.metadata {
+		put8(e.off, e.n, uint64(metadataSum(r, e, nil)))
+	}
+	put8(backupEnd)
+	put8(uint64(sum.Sum32()))
 	return err
+}
+
+// redo are the stores of a step, in their order.
+func (s *Step) redo() (list []backupRecord) {
+	if s.stores == nil {
+		return []backupRecord{{s.Offset, s.After}}
+	}
+	for _, w := range s.stores {
+		list = append(list, backupRecord{w.off, binary.LittleEndian.AppendUint64(nil, w.v)})
+	}
+	return list
+}
+
+// metadataSum is the CRC of e as it is once undo has been put back.
+func metadataSum(r *pmem.Region, e extent, undo []backupRecord) (sum uint32) {
+	buf := make([]byte, min(e.n, 1<<20))
+	for ; e.n > 0; e.off, e.n = e.off+uint64(len(buf)), e.n-uint64(len(buf)) {
+		buf = buf[:min(e.n, uint64(len(buf)))]
+		r.Read(buf, e.off)
+		for ; len(undo) > 0 && undo[0].off < e.off+uint64(len(buf)); undo = undo[1:] {
+			u := &undo[0]
+			if u.end() > e.off {
+				copy(buf[max(u.off, e.off)-e.off:], u.data[max(u.off, e.off)-u.off:])
+			}
+			if u.end() > e.off+uint64(len(buf)) {
+				break
+			}
+		}
+		sum = crc32.Update(sum, castagnoli, buf)
+	}
+	return sum
 }
 
 // extents are the places of all steps, rounded out to 8 bytes and joined.
@@ -107,9 +166,12 @@ func (p *Plan) extents() (list []extent) {
 }
 
 // Restore puts back what [SaveBackup] has saved, byte for byte, and returns how many
-// bytes. The image must not have been written to since the repair: what is put back
-// is the damage, with the map as it was then. It stores nothing unless the whole
-// file is sound, and can be run again if it was interrupted. Durable on return.
+// bytes were not so already. What is put back is the damage. It stores nothing unless
+// the whole file is sound, and the image is the one that was saved: each word of it
+// holds what was saved or what the repair stores there, since the repair may have been
+// interrupted, and so may Restore itself, which can be run again; and all the other
+// metadata is as it was. Durable on return. Errors: [ErrBackup], [ErrNotAsRepaired],
+// [ErrReadOnly], and those of reading the file and of the region's Drain.
 func Restore(path string, r *pmem.Region) (n uint64, err error) {
 	defer r.CatchFault(&err)
 	defer pmem.ArmFaults()()
@@ -120,15 +182,23 @@ func Restore(path string, r *pmem.Region) (n uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	records, err := readBackup(b, r.Size())
+	saved, err := readBackup(b, r.Size())
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", path, err)
 	}
-	for _, rec := range records {
+	if n, err = saved.matches(r); err != nil {
+		return 0, err
+	}
+	for _, rec := range saved.undo {
 		r.Write(rec.off, rec.data)
-		n += uint64(len(rec.data))
 	}
 	return n, r.Drain()
+}
+
+// backup is a backup file taken apart.
+type backup struct {
+	undo, redo []backupRecord
+	rest       []backupSum
 }
 
 type backupRecord struct {
@@ -136,12 +206,70 @@ type backupRecord struct {
 	data []byte
 }
 
+func (b *backupRecord) end() uint64 { return b.off + uint64(len(b.data)) }
+
+type backupSum struct {
+	extent
+	sum uint32
+}
+
+// matches reports an error unless r is the image of the backup, in a state that the
+// repair or a restore can have left; and how many bytes there are to put back.
+func (b *backup) matches(r *pmem.Region) (changed uint64, err error) {
+	const word = 4 // no store is smaller
+	now, known := make([][]byte, len(b.undo)), make([][]bool, len(b.undo))
+	for i, u := range b.undo {
+		now[i], known[i] = make([]byte, len(u.data)), make([]bool, len(u.data)/word)
+		r.Read(now[i], u.off)
+		for w := range known[i] {
+			known[i][w] = bytes.Equal(now[i][w*word:(w+1)*word], u.data[w*word:(w+1)*word])
+		}
+	}
+	for _, s := range b.redo {
+		i, _ := slices.BinarySearchFunc(b.undo, s.off, func(u backupRecord, off uint64) int {
+			if u.end() <= off {
+				return -1
+			}
+			return 1
+		})
+		if i == len(b.undo) || s.off < b.undo[i].off || s.end() > b.undo[i].end() {
+			return 0, fmt.Errorf("%w: a store lies outside of what was saved", ErrBackup)
+		}
+		first := (s.off - b.undo[i].off) / word
+		for w := range uint64(len(s.data) / word) {
+			at := (first + w) * word
+			if bytes.Equal(now[i][at:at+word], s.data[w*word:(w+1)*word]) {
+				known[i][first+w] = true
+			}
+		}
+	}
+	for i, u := range b.undo {
+		if w := slices.Index(known[i], false); w >= 0 {
+			return 0, fmt.Errorf("offset %d holds neither what was saved nor what the repair stores there: %w", u.off+uint64(w)*word, ErrNotAsRepaired)
+		}
+		for j := range now[i] {
+			if now[i][j] != u.data[j] {
+				changed++
+			}
+		}
+	}
+	for _, e := range b.rest {
+		if metadataSum(r, e.extent, b.undo) != e.sum {
+			return 0, fmt.Errorf("the metadata in the %d bytes from offset %d on is not what it was: %w", e.n, e.off, ErrNotAsRepaired)
+		}
+	}
+	return changed, nil
+}
+
 // readBackup takes a backup of an image of size bytes apart.
-func readBackup(b []byte, size uint64) (list []backupRecord, err error) {
-	bad := func(what string) ([]backupRecord, error) { return nil, fmt.Errorf("%w: %s", ErrBackup, what) }
+func readBackup(b []byte, size uint64) (*backup, error) {
+	bad := func(what string) (*backup, error) { return nil, fmt.Errorf("%w: %s", ErrBackup, what) }
 	le := binary.LittleEndian
-	if len(b) < 32 || !bytes.HasPrefix(b, backupMagic[:]) {
-		return bad("it does not begin with BTTUNDO1")
+	switch {
+	case bytes.HasPrefix(b, []byte("BTTUNDO1")):
+		return bad("it begins with BTTUNDO1, which says nothing of the image that it is of; this program reads " + backupMagic)
+	case len(b) < 48 || !bytes.HasPrefix(b, []byte(backupMagic)):
+		return bad("it does not begin with " + backupMagic)
 	}
 	body, sum := b[:len(b)-8], le.Uint64(b[len(b)-8:])
 	if sum != uint64(crc32.Checksum(body, castagnoli)) {
@@ -150,19 +278,44 @@ func readBackup(b []byte, size uint64) (list []backupRecord, err error) {
 	if was := le.Uint64(b[8:]); was != size {
 		return bad(fmt.Sprintf("the image has %d bytes and had %d", size, was))
 	}
-	for body = body[16:]; ; {
-		if len(body) == 8 && le.Uint64(body) == backupEnd {
-			return list, nil
+	saved, body := new(backup), body[16:]
+	for section := 0; ; {
+		if len(body) >= 8 && le.Uint64(body) == backupEnd {
+			if body, section = body[8:], section+1; section < 3 {
+				continue
+			}
+			if len(body) > 0 {
+				return bad("something stands behind its end")
+			}
+			return saved, nil
 		}
-		if len(body) < 16 {
+		if len(body) < 24 {
 			return bad("it ends in a record")
 		}
-		off, n := le.Uint64(body), le.Uint64(body[8:])
+		e := extent{le.Uint64(body), le.Uint64(body[8:])}
 		body = body[16:]
-		if n > uint64(len(body)) || off > size || n > size-off || (off|n)%8 != 0 {
+		align := uint64(8)
+		if section == 1 {
+			align = 4 // a map entry
+		}
+		if e.off > size || e.n > size-e.off || (e.off|e.n)%align != 0 {
 			return bad("a record lies outside")
 		}
-		list = append(list, backupRecord{off, body[:n]})
-		body = body[n:]
+		if section == 2 {
+			saved.rest, body = append(saved.rest, backupSum{e, uint32(le.Uint64(body))}), body[8:]
+			continue
+		}
+		if e.n > uint64(len(body)) {
+			return bad("it ends in a record")
+		}
+		rec := backupRecord{e.off, body[:e.n]}
+		if body = body[e.n:]; section == 1 {
+			saved.redo = append(saved.redo, rec)
+			continue
+		}
+		if n := len(saved.undo); n > 0 && rec.off < saved.undo[n-1].end() {
+			return bad("its records are not in order")
+		}
+		saved.undo = append(saved.undo, rec)
 	}
 }

@@ -163,7 +163,49 @@ func MakePlan(ctx context.Context, r *pmem.Region, o RepairOptions) (plan *Plan,
 func (s Stage) order() Stage { return max(s, StageLane) }
 
 func (p *planner) refuse(f *Finding) {
-	p.plan.Refused = append(p.plan.Refused, Refusal{Arena: f.Arena, Kind: f.Kind, Offset: f.Offset, Why: f.Message})
+	why := leftBecause[f.Kind]
+	switch {
+	case p.lost[f.Arena], f.Kind == PoolHeader && p.lost[0]:
+		why = "left, because the flog of the arena is lost"
+	case why == "":
+		why = "left, because nothing proves what it was"
+	}
+	p.plan.Refused = append(p.plan.Refused, Refusal{Arena: f.Arena, Kind: f.Kind, Offset: f.Offset, Why: f.Message + "; " + why})
+}
+
+// leftBecause is why findings of a kind are left, where that is not simply for want
+// of proof.
+var leftBecause = map[Kind]string{
+	InfoSecond:     "left, because it may be the user's data",
+	InfoFlags:      "left, because nobody knows what they are for",
+	ArenaTruncated: "left, because what is missing cannot be made up",
+	ArenaMismatch:  "left, because it may hold the data of another BTT: --adopt takes it for part of this one",
+	ArenaChain:     "left, because an arena may be missing",
+	ArenaGeometry:  "left, because another place for all data would be a guess",
+}
+
+// settleReport takes back what the findings promise where the plan does nothing.
+func (p *Plan) settleReport(r *Report) {
+	busy := map[int]bool{}
+	for i := range p.Steps {
+		busy[p.Steps[i].Arena] = true
+	}
+	for i := range r.Arenas {
+		if !busy[i] {
+			leave(r.Findings, i)
+		}
+	}
+	stuck := map[int]bool{} // arenas whose flog and map are left
+	for _, f := range p.Refused {
+		stuck[f.Arena] = stuck[f.Arena] || f.Kind == MapRange || f.Kind == BlockOrphan
+	}
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		pointsHere := f.Kind == ArenaLost
+		if pointsHere || f.Severity > Info && f.Kind >= FlogPadding && stuck[f.Arena] {
+			f.Repair = ""
+		}
+	}
 }
 
 func (p *planner) add(s Step) {

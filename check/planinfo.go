@@ -94,14 +94,14 @@ func (p *planner) trust(im *Image, a *Arena, in *layout.Info) (points int) {
 
 // hasFlog reports whether at least half of the lanes of an arena that in describes
 // have a current record with possible numbers.
-func (p *planner) hasFlog(start uint64, in *layout.Info) bool {
-	if start >= p.size || in.Validate(p.size-start) != nil || in.Nfree > maxLanes {
+func (x *reader) hasFlog(start uint64, in *layout.Info) bool {
+	if start >= x.size || in.Validate(x.size-start) != nil || in.Nfree > maxLanes {
 		return false
 	}
 	a := Arena{Offset: start, Info: *in}
-	a.Padding = p.padding(&a)
+	a.Padding = x.padding(&a)
 	sane := uint32(0)
-	p.eachLane(&a, func(lane layout.Lane, _ uint64, g *layout.FlogGroup) {
+	x.eachLane(&a, func(lane layout.Lane, _ uint64, g *layout.FlogGroup) {
 		cur, err := g.Current(a.lanePadding(g))
 		if err != nil {
 			return
@@ -317,7 +317,7 @@ func (p *planner) mendInfo(im *Image, a *Arena, kinds map[int]Kind) {
 		p.lost[a.Index] = true
 		p.plan.Refused = append(p.plan.Refused, Refusal{
 			Arena: a.Index, Kind: FlogSequence, Offset: a.Offset + in.FlogOff,
-			Why: "most lanes make no sense: the flog is lost, or the info block is not that of this arena",
+			Why: "most lanes make no sense: the flog is lost, or the info block is not that of this arena; all of the arena is left as it is",
 		})
 		return
 	}

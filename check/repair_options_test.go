@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -201,5 +202,45 @@ func TestRepairSaysNo(t *testing.T) {
 	o.Backup = func(*Plan) error { im.putEntry(0, 3, layout.NormalEntry(im.free[0][0])); return nil }
 	if _, err := Repair(context.Background(), im.region, o); err == nil {
 		t.Error("the image changed, and nobody noticed")
+	}
+}
+
+func TestRepairPromises(t *testing.T) {
+	// Goal: what a finding says a repair would do, the plan does; what is left says why;
+	// where only a plan can tell, a check points to it.
+	wiped := used(t, params{})
+	wiped.region.Zero(wiped.groupAt(0, 0), uint64(wiped.nfree)*layout.FlogGroupSize)
+	wiped.region.Zero(wiped.backup(0), layout.InfoSize)
+	lost := used(t, params{})
+	lost.region.Store32(lost.primary(0)+64, ^lost.region.Load32(lost.primary(0)+64))
+	lost.region.Zero(lost.backup(0), layout.InfoSize)
+	images := map[string]*image{"flog wiped": wiped, "info blocks lost": lost}
+	for _, d := range damages {
+		images[d.name] = d.image(t)
+	}
+	for name, im := range images {
+		checked, planned := im.run(), im.repair(RepairOptions{DryRun: true})
+		for _, rep := range []*Report{checked, planned} {
+			for _, f := range rep.Findings {
+				does := slices.ContainsFunc(planned.Plan.Steps, func(s Step) bool { return s.Arena == f.Arena })
+				if f.Kind != ArenaLost && f.Arena >= 0 && f.Severity > Info && f.Repair != "" && !does {
+					t.Errorf("%s: %v promises %q, of which the plan does nothing", name, f.Kind, f.Repair)
+				}
+				if points := f.Kind == ArenaLost && rep == checked; f.Kind == ArenaLost && points != strings.Contains(f.Repair, "--dry-run") {
+					t.Errorf("%s: arena-lost points to %q", name, f.Repair)
+				}
+			}
+		}
+		for _, r := range planned.Plan.Refused {
+			if r.Kind != FlogSequence && !strings.Contains(r.Why, "left, because") {
+				t.Errorf("%s: left without a reason: %v: %s", name, r.Kind, r.Why)
+			}
+		}
+	}
+	if rep := wiped.run(); len(rep.Findings) == 0 || wiped.repair(RepairOptions{}).Repaired > 0 {
+		t.Error("a wiped flog is no finding, or was repaired")
+	}
+	if rep := lost.repair(RepairOptions{}); rep.After == nil || !rep.After.Clean() {
+		t.Error("lost info blocks were not computed anew")
 	}
 }

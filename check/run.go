@@ -37,9 +37,24 @@ func Run(ctx context.Context, r *pmem.Region, o Options) (rep *Report, err error
 		}
 	}
 	c.end()
+	for i := range im.Arenas {
+		if a := &im.Arenas[i]; a.Missing == 0 && !x.hasFlog(a.Offset, &a.Info) {
+			leave(c.list, i)
+		}
+	}
 	slices.SortStableFunc(c.list, func(a, b Finding) int { return cmp.Compare(a.Arena, b.Arena) })
 	rep.Findings = append(rep.Findings, c.list...)
 	return rep, nil
+}
+
+// leave takes back what findings promise, those of an arena that a repair leaves as
+// it is, and those of the image if that is the first one.
+func leave(list []Finding, arena int) {
+	for i := range list {
+		if f := &list[i]; f.Severity > Info && (f.Arena == arena || f.Arena == WholeImage && arena == 0 && f.Kind == PoolHeader) {
+			f.Repair = ""
+		}
+	}
 }
 
 func newReport(im *Image) *Report {

@@ -2,6 +2,7 @@ package convert
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -259,17 +260,22 @@ func TestFile(t *testing.T) {
 		sector  uint32
 		to      layout.Flavour
 		refused bool
+		block   uint32 // external_lbasize of the new image, if that is another
 	}{
-		{layout.Kernel, 4096, layout.UEFI, false},
-		{layout.UEFI, 512, layout.PMEMBLK, false},
-		{layout.PMEMBLK, 4096, layout.Kernel, false},
-		{layout.PMEMBLK, 512, layout.Kernel, false},
-		{layout.Kernel, 520, layout.Kernel, false},
-		{layout.Kernel, 16384, layout.PMEMBLK, false},
-		{layout.PMEMBLK, 777, layout.PMEMBLK, false},
-		{layout.PMEMBLK, 777, layout.Kernel, true},
-		{layout.PMEMBLK, 1024, layout.UEFI, true},
-		{layout.PMEMBLK, 1 << 12, layout.PMEMBLK, false},
+		{layout.Kernel, 4096, layout.UEFI, false, 0},
+		{layout.UEFI, 512, layout.PMEMBLK, false, 0},
+		{layout.PMEMBLK, 4096, layout.Kernel, false, 0},
+		{layout.PMEMBLK, 512, layout.Kernel, false, 0},
+		{layout.Kernel, 520, layout.Kernel, false, 0},
+		{layout.Kernel, 4224, layout.UEFI, false, 0},
+		{layout.Kernel, 528, layout.PMEMBLK, false, 512},
+		{layout.PMEMBLK, 520, layout.Kernel, true, 0},
+		{layout.PMEMBLK, 8192, layout.Kernel, false, 0},
+		{layout.Kernel, 16384, layout.PMEMBLK, false, 0},
+		{layout.PMEMBLK, 777, layout.PMEMBLK, false, 0},
+		{layout.PMEMBLK, 777, layout.Kernel, true, 0},
+		{layout.PMEMBLK, 1024, layout.UEFI, true, 0},
+		{layout.PMEMBLK, 1 << 12, layout.PMEMBLK, false, 0},
 	} {
 		t.Run(fmt.Sprintf("%s-%d-%s", c.from.Name, c.sector, c.to.Name), func(t *testing.T) {
 			r := pmem.NewHeap(20 << 20)
@@ -298,6 +304,9 @@ func TestFile(t *testing.T) {
 			got := same(t, n, blocks(t, d), "copy")
 			if got.Flavour() != c.to || got.UUID() != (uuid.UUID{5}) || got.ParentUUID() != (uuid.UUID{6}) {
 				t.Errorf("flavour %s, uuids %v %v", got.Flavour().Name, got.UUID(), got.ParentUUID())
+			}
+			if block := got.Arenas()[0].Geometry.ExternalLBASize; block != cmp.Or(c.block, c.sector) {
+				t.Errorf("blocks of %d bytes", block)
 			}
 			if err := File(context.Background(), d, path, btt.FormatParams{Flavour: c.to}); err == nil || !strings.Contains(err.Error(), "exists") {
 				t.Errorf("over an existing file: %v", err)

@@ -15,15 +15,24 @@ import (
 	"github.com/bttnbd/bttnbd/pmem"
 )
 
-// Target returns p with the flavour and the sector size for an image that is to
-// hold the blocks of d, and the size in bytes that it needs. It refuses what the
-// systems that know the flavour could not use.
+// Target returns p with the flavour and the block size for an image that is to hold
+// the blocks of d, and the size in bytes that it needs. Blocks with room for
+// integrity data keep it in a namespace; a pool gets the sectors alone. It refuses
+// what the systems that know the flavour could not use.
 func Target(d *btt.Device, p btt.FormatParams) (btt.FormatParams, uint64, error) {
 	p.SectorSize = d.SectorSize()
-	if s := p.SectorSize; !p.Flavour.Pool && (s < 512 || s&(s-1) != 0 || s == 1024 || s == 2048) {
-		return p, 0, fmt.Errorf("sectors of %d bytes: Linux knows 512 and 4096 only, and would show an image of format %s with others as a disk of another size; keep format %s", s, p.Flavour.Name, d.Flavour().Name)
+	if !d.Flavour().Pool && !p.Flavour.Pool {
+		p.SectorSize = d.Arenas()[0].Geometry.ExternalLBASize
 	}
-	size, err := sizeFor(p.Flavour, p.SectorSize, d.Size()/uint64(p.SectorSize))
+	s := p.SectorSize
+	switch shown := p.Flavour.SectorSize(s); {
+	case p.Flavour.Pool:
+	case shown != d.SectorSize():
+		return p, 0, fmt.Errorf("blocks of %d bytes, all of them data: format %s takes such for sectors of %d with %d bytes of integrity data; keep format %s", s, p.Flavour.Name, shown, s-shown, d.Flavour().Name)
+	case shown < 512 || shown&(shown-1) != 0 || shown == 1024 || shown == 2048:
+		return p, 0, fmt.Errorf("sectors of %d bytes: Linux has them of 512 and 4096, and would show an image of format %s with others as a disk of another size; keep format %s", s, p.Flavour.Name, d.Flavour().Name)
+	}
+	size, err := sizeFor(p.Flavour, s, d.Size()/uint64(d.SectorSize()))
 	return p, size, err
 }
 
@@ -51,8 +60,8 @@ func sizeFor(f layout.Flavour, sector uint32, blocks uint64) (size uint64, err e
 }
 
 // File copies every block of d into a new image at path: data, zeros, and blocks
-// that cannot be read as such. The image has the flavour and uuids of p, and the
-// sector size of d; see [Target]. It appears at path when it is complete and
+// that cannot be read as such; no integrity data. The image has the flavour and uuids
+// of p, and the sector size of d; see [Target]. It appears at path when it is complete and
 // durable, and not at all if File fails. d may be in use, but what is written to it
 // meanwhile may or may not arrive.
 func File(ctx context.Context, d *btt.Device, path string, p btt.FormatParams) (err error) {
