@@ -60,16 +60,20 @@ func newConn(s *Server, nc net.Conn) *conn {
 	return c
 }
 
+// release gives all memory back.
+func (c *conn) release() {
+	c.detach()
+	c.stage.detach()
+}
+
 // close closes the socket, with TLS after telling the client that this is the
-// end and no attack, and gives all memory back.
+// end and no attack.
 func (c *conn) close() {
 	if c.tls != nil {
 		c.wire.hurry = true
 		c.tls.Close()
 	}
 	c.wire.Close()
-	c.detach()
-	c.stage.detach()
 }
 
 // interrupt makes c end as soon as it has answered what it has received. Any

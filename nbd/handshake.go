@@ -88,14 +88,30 @@ func (c *conn) negotiate() error {
 	if length > maxDiscard {
 		return fmt.Errorf("option %d with %d bytes of data", c.option, length)
 	}
-	if length > maxOptionData || int(length) > len(c.in) && !c.grow(false) {
-		return c.tooLong(int(length))
+	if int(length) > len(c.in) {
+		return c.negotiateLong(int(length))
 	}
 	if err := c.need(int(length)); err != nil {
 		return midway(err)
 	}
 	data := c.in[c.r : c.r+int(length)]
 	c.r += int(length)
+	return c.dispatch(data)
+}
+
+// negotiateLong is negotiate where the data does not fit the buffer. It gets memory
+// of its own, for few options at a time: what peers that nobody knows yet leave
+// unfinished is not to take the memory of those in transmission.
+func (c *conn) negotiateLong(length int) error {
+	stranger := c.s.o.TLSRequired && c.tls == nil
+	if stranger || length > maxOptionData || !c.s.takeOption() {
+		return c.tooLong(length)
+	}
+	defer c.s.giveOption()
+	data := make([]byte, length)
+	if err := c.readFull(data); err != nil {
+		return err
+	}
 	return c.dispatch(data)
 }
 

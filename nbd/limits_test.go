@@ -202,6 +202,47 @@ func TestMaxMemory(t *testing.T) {
 	until(t, "idle clients hold nothing", func() bool { return s.MemoryInUse() == 0 })
 }
 
+// Goal: clients that leave long options unfinished hold no more than a small part of
+// the memory, and nothing where they have yet to do TLS; who finishes is answered,
+// and gives the memory back.
+func TestMemoryOfHandshakes(t *testing.T) {
+	server, _ := configs(t)
+	for _, required := range []bool{false, true} {
+		s := newServerWith(t, nbd.Options{TLS: server, TLSRequired: required}, full(nbdtest.NewMemory(mib), mib))
+		option := nbdtest.Option(nbd.NBD_OPT_LIST_META_CONTEXT, make([]byte, 100_000))
+		half := len(option) / 2
+		var all []piped
+		for range 20 {
+			c := pipe(s)
+			if _, err := c.Greet(bothFlags); err != nil {
+				t.Fatal(err)
+			}
+			c.Write(option[:half]) // all of it is read when this returns
+			all = append(all, c)
+		}
+		most, first, last := int64(nbd.HandshakeMemory), uint32(nbd.NBD_REP_ERR_INVALID), uint32(nbd.NBD_REP_ERR_TOO_BIG)
+		if required {
+			most, first, last = 0, nbd.NBD_REP_ERR_TLS_REQD, nbd.NBD_REP_ERR_TLS_REQD
+		}
+		if n := s.MemoryInUse(); n > most {
+			t.Errorf("TLS required %v: %d bytes in use, want up to %d", required, n, most)
+		}
+		for i, want := range map[int]uint32{0: first, 19: last} {
+			all[i].Write(option[half:])
+			if r, err := all[i].RecvOption(); err != nil || r.Type != want {
+				t.Errorf("TLS required %v: client %d: %+v, %v, want %#x", required, i, r, err, want)
+			}
+		}
+		for _, c := range all {
+			c.Close()
+			<-c.over
+		}
+		if n := s.MemoryInUse(); n != 0 {
+			t.Errorf("TLS required %v: %d bytes are lost", required, n)
+		}
+	}
+}
+
 // Goal: requests and bytes go at the rate of the export, all connections of it
 // together, after what a second allows at once; others go as they like.
 func TestRates(t *testing.T) {

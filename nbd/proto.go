@@ -171,6 +171,10 @@ const (
 	// data is skipped, and the option refused.
 	maxOptionData = 4 + maxString + 2 + 2*0xffff
 
+	// maxLongOptions is how many options with more data than fits a small buffer
+	// are received at a time, over all connections. No client seen sends one.
+	maxLongOptions = 8
+
 	// maxDiscard is the longest payload, of an option or a WRITE that is
 	// refused, that is read only to be thrown away. A longer one costs the
 	// connection. The document wants no less than 32 MiB.

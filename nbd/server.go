@@ -22,7 +22,8 @@ type Server struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup // one a connection, one a Serve; grows only while up
 
-	memory atomic.Int64 // bytes that are out of the large pools
+	memory      atomic.Int64 // bytes that are out of the large pools
+	longOptions atomic.Int64 // see maxLongOptions
 
 	complaints *rate.Limiter // of lines about clients; see complain
 	unlogged   atomic.Uint64 // how many were not logged since
@@ -206,9 +207,20 @@ func (s *Server) enter() bool {
 	return true
 }
 
-// removeConn closes c and moves its counters to its export.
+// removeConn moves the counters of c to its export and closes it. Its memory and
+// its place are free before its client can see the end and come again.
 func (s *Server) removeConn(c *conn) {
+	c.release()
+	s.forget(c)
 	c.close()
+	if e := c.chosen.Load(); e != nil {
+		e.users.Done()
+	}
+	s.running.Done()
+}
+
+// forget makes the place of c free.
+func (s *Server) forget(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
@@ -221,10 +233,6 @@ func (s *Server) removeConn(c *conn) {
 		s.served++
 		e.gone.add(&c.n)
 	}
-	if e := c.chosen.Load(); e != nil {
-		e.users.Done()
-	}
-	s.running.Done()
 }
 
 // Stats returns what the server has counted so far.

@@ -77,6 +77,7 @@ func (c *conn) receiveTLS() (n int, err error) {
 		for n < len(p) && err == nil {
 			var m int
 			m, err = c.tls.Read(p[n:])
+			c.wire.settle() // it answers a KeyUpdate itself
 			n += m
 		}
 		if n > 0 && err == errNothingStaged {

@@ -53,6 +53,20 @@ func (s *Server) take(n int64, must bool) bool {
 
 func (s *Server) give(n int64) { s.memory.Add(-n) }
 
+// takeOption counts the data of a long option, if there may be one more.
+func (s *Server) takeOption() bool {
+	if s.longOptions.Add(1) <= maxLongOptions && s.take(maxOptionData, false) {
+		return true
+	}
+	s.longOptions.Add(-1)
+	return false
+}
+
+func (s *Server) giveOption() {
+	s.give(maxOptionData)
+	s.longOptions.Add(-1)
+}
+
 // attach gives c a workspace, if it has none: a small one in the handshake,
 // where nothing is known of the client, and a large one later. Where the least
 // that the backend takes does not fit a small one, it is a large one at any rate.
@@ -89,17 +103,13 @@ func (c *conn) detach() {
 
 // grow changes a small workspace for a large one, if there is memory for it or it
 // must be had.
-func (c *conn) grow(must bool) bool {
-	if c.ws.piece == largePiece {
-		return true
-	}
-	if !c.s.take(largeWorkspace, must) {
-		return false
+func (c *conn) grow(must bool) {
+	if c.ws.piece == largePiece || !c.s.take(largeWorkspace, must) {
+		return
 	}
 	in, out, small := c.in[c.r:c.w], c.out, c.ws
 	c.use(largePool.Get().(*workspace))
 	c.w = copy(c.in, in)
 	c.out = append(c.out, out...)
 	smallPool.Put(small)
-	return true
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/bttnbd/bttnbd/nbd"
 )
 
-// A hand-over, over the socket of the old process (/run/bttnbd/nbdN.sock, one
+// A hand-over, over the socket of the old process (/run/bttnbd-attach/nbdN.sock, one
 // message a packet):
 //
 //	new                       old
@@ -24,14 +24,20 @@ import (
 //	 |                          |   closes the image
 //	 |  <-- {"paused":…} -------|   and with it the sockets
 //	 |                          |
-//	 |  opens the image,        |
+//	 |  opens the image         |
+//	 |  --- {"opened":true} --->|   does nothing on its own any more
+//	 |  <-- {"yours":true} -----|
 //	 |  serves on the sockets   |
 //	 |  --- {"taken":true} ---->|   ends
 //
-// If the connection breaks before the last message, the old one opens the image
-// again and goes on.
+// If the connection breaks before the last message, or the new one has not opened the
+// image in time, the old one opens it again and goes on. Nobody touches the sockets
+// but who has been told, or has told, that they are its own: with "yours" the old one
+// gives up its right to lose patience, and the new one that does not get it lets go.
 type message struct {
 	Take   bool      `json:"take,omitempty"`
+	Opened bool      `json:"opened,omitempty"`
+	Yours  bool      `json:"yours,omitempty"`
 	Taken  bool      `json:"taken,omitempty"`
 	Paused int64     `json:"paused,omitempty"` // ns of CLOCK_MONOTONIC
 	Since  time.Time `json:"since,omitzero"`
@@ -81,7 +87,11 @@ func listen(d kernel.Device) (*control, error) {
 // greet waits for what a visitor wants. Many only look whether somebody is there, or
 // wait until nobody is.
 func (c *control) greet(conn *net.UnixConn) {
-	m, _, err := receive(conn)
+	err := sameUser(conn)
+	var m message
+	if err == nil {
+		m, _, err = receive(conn)
+	}
 	if err != nil || !m.Take {
 		conn.Close()
 		return
@@ -97,7 +107,35 @@ func (c *control) close() error {
 }
 
 func dial(d kernel.Device) (*net.UnixConn, error) {
-	return net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: runtimeFile(d, ".sock"), Net: "unixpacket"})
+	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: runtimeFile(d, ".sock"), Net: "unixpacket"})
+	if err != nil {
+		return nil, err
+	}
+	if err := sameUser(c); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// sameUser refuses a process at the other end that is another user's: it would get
+// the connections of the device, or have us write to those that it made up.
+func sameUser(c *net.UnixConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var peer *unix.Ucred
+	err = errors.Join(raw.Control(func(fd uintptr) {
+		peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}), err)
+	if err != nil {
+		return err
+	}
+	if int(peer.Uid) != os.Geteuid() {
+		return fmt.Errorf("the process %d at the other end of the socket belongs to user %d: end it", peer.Pid, peer.Uid)
+	}
+	return nil
 }
 
 // IsAlive reports whether a process of ours serves the device.
@@ -168,21 +206,54 @@ func (s *Service) handOver(c *net.UnixConn) (handed bool, err error) {
 		return false, err
 	}
 	err = send(c, message{Paused: paused, Since: s.since, Setup: &passed{s.setup.Size, s.setup.BlockSize, s.setup.Flags, s.setup.Backend}}, fds...)
-	var answer message
 	if err == nil {
-		answer, _, err = receive(c)
+		err = awaitTaken(c)
 	}
-	if err == nil && answer.Taken {
+	if err == nil {
 		s.o.Log.Info().Str("device", s.dev.Path()).Msg("handed over")
 		return true, s.control.close()
 	}
-	s.o.Log.Warn().Err(err).Str("refused", answer.Error).Msg("nobody has taken over; going on")
+	c.Close() // what the new one says from here on comes to nothing
+	s.o.Log.Warn().Err(err).Msg("nobody has taken over; going on")
 	return false, s.resume(source)
 }
 
-// resume serves again on the sockets that there were.
+// openTimeout is how long the new process may take to open the image, while nobody
+// serves the device.
+var openTimeout = 10 * time.Second
+
+// awaitTaken returns when the process at the other end of c serves the device, or with
+// an error when it does not, and never will.
+func awaitTaken(c *net.UnixConn) error {
+	c.SetReadDeadline(time.Now().Add(openTimeout))
+	m, _, err := receive(c)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("the new process has not opened the image within %v", openTimeout)
+	case err != nil:
+		return err
+	case !m.Opened:
+		return fmt.Errorf("the new process: %s", m.Error)
+	}
+	c.SetReadDeadline(time.Time{}) // it has the sockets and the image: no going back but by its end
+	if err := send(c, message{Yours: true}); err != nil {
+		return err
+	}
+	m, _, err = receive(c)
+	if err == nil && !m.Taken {
+		err = fmt.Errorf("the new process: %s", m.Error)
+	}
+	return err
+}
+
+// resume serves again on the sockets that there were. A new process that came too late
+// may still have to let go of the image.
 func (s *Service) resume(source *imageSource) error {
-	if err := source.reopen(); err != nil {
+	err := source.reopen()
+	for end := time.Now().Add(openTimeout); errors.Is(err, unix.EBUSY) && time.Now().Before(end); err = source.reopen() {
+		time.Sleep(minPause)
+	}
+	if err != nil {
 		return fmt.Errorf("after a hand-over that failed: %w", err)
 	}
 	s.leaving.Store(false)
@@ -209,22 +280,28 @@ func TakeOver(ctx context.Context, dev kernel.Device, o Options) (s *Service, pa
 		return nil, 0, fmt.Errorf("%s: nobody to take over from: %w: leave --replace out", dev.Path(), err)
 	}
 	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.Close() })()
+	uncancel := context.AfterFunc(ctx, func() { c.Close() })
 	if err := send(c, message{Take: true}); err != nil {
 		return nil, 0, err
 	}
 	m, fds, err := receive(c)
-	if err == nil && m.Error != "" {
+	switch cancelled := !uncancel(); { // to close c later would say that we have let go
+	case cancelled:
+		err = context.Cause(ctx)
+	case err == nil && m.Error != "":
 		err = errors.New(m.Error)
-	}
-	if err == nil && m.Setup == nil {
+	case err == nil && m.Setup == nil:
 		err = errors.New("no answer that makes sense")
 	}
 	if err != nil {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
 		return nil, 0, fmt.Errorf("%s: taking over: %w", dev.Path(), err)
 	}
-	s = &Service{o: o, dev: dev, since: m.Since, gone: make(chan struct{})}
-	if err := s.takeOn(m, fds); err != nil {
+	s = &Service{o: o, since: m.Since, gone: make(chan struct{})}
+	s.found(dev)
+	if err := s.takeOn(c, m, fds); err != nil {
 		// The other process resumes as soon as it knows. Our copies of the sockets
 		// go before, as nobody is to read from them any more.
 		send(c, message{Error: err.Error()})
@@ -241,9 +318,9 @@ func TakeOver(ctx context.Context, dev kernel.Device, o Options) (s *Service, pa
 	return s, pause, nil
 }
 
-// takeOn opens the image and serves it on the sockets. When it fails, it has let go
-// of both.
-func (s *Service) takeOn(m message, fds []int) error {
+// takeOn opens the image and, when the old process agrees, serves it on the sockets.
+// When it fails, it has let go of both.
+func (s *Service) takeOn(old *net.UnixConn, m message, fds []int) error {
 	sockets := make([]*net.UnixConn, 0, len(fds))
 	closeAll := func() {
 		for _, c := range sockets {
@@ -266,7 +343,9 @@ func (s *Service) takeOn(m message, fds []int) error {
 	s.source = source
 	s.setup = kernel.Setup{Index: s.dev.Index, Size: m.Setup.Size, BlockSize: m.Setup.BlockSize, Flags: m.Setup.Flags,
 		Backend: m.Setup.Backend, Timeout: s.timeout(), DeadTimeout: s.o.DeadTimeout}
-	err = s.sameImage(source)
+	if err = s.sameImage(source); err == nil {
+		err = askForIt(old)
+	}
 	for _, c := range sockets {
 		if err != nil {
 			c.Close()
@@ -284,6 +363,19 @@ func (s *Service) takeOn(m message, fds []int) error {
 		s.connections = append(s.connections, nil)
 	}
 	s.keepAll()
+	return nil
+}
+
+// askForIt returns when the process at the other end of c has left the sockets to us.
+func askForIt(c *net.UnixConn) error {
+	if err := send(c, message{Opened: true}); err != nil {
+		return fmt.Errorf("it took too long to open the image, and the other process goes on: %w", err)
+	}
+	c.SetReadDeadline(time.Now().Add(openTimeout))
+	m, _, err := receive(c)
+	if err != nil || !m.Yours {
+		return fmt.Errorf("the other process goes on: %w", errors.Join(err, errors.New(m.Error)))
+	}
 	return nil
 }
 

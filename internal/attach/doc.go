@@ -7,7 +7,7 @@
 //	link.go      one such connection, which ends between two requests
 //	remote.go    an export of another server
 //	control.go   hand-over to another process
-//	state.go     what is remembered in /run/bttnbd
+//	state.go     what is remembered in /run/bttnbd-attach
 //
 // # Who outlives whom
 //

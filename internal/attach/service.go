@@ -54,6 +54,7 @@ type Service struct {
 	source  source
 	since   time.Time // of the device
 	made    bool      // by this process, not revived
+	serves  string    // the device's Attachment that we serve
 	control *control
 
 	mu          sync.Mutex
@@ -149,7 +150,8 @@ func (s *Service) create(sockets []int) (err error) {
 	setup := s.setup
 	setup.Index, setup.Sockets = s.o.Index, sockets
 	if s.setup.Index, err = kernel.Connect(setup); err == nil {
-		s.dev, s.made = kernel.DeviceOf(s.setup.Index), true
+		s.made = true
+		s.found(kernel.DeviceOf(s.setup.Index))
 	}
 	return err
 }
@@ -168,10 +170,13 @@ func (s *Service) revive(dev kernel.Device, sockets []int) error {
 	if err := kernel.Reconfigure(setup); err != nil {
 		return err
 	}
-	s.dev = dev
+	s.found(dev)
 	s.o.Log.Info().Str("device", dev.Path()).Msg("the device was waiting, and goes on")
 	return nil
 }
+
+// found notes the device that we serve from now on, as it is.
+func (s *Service) found(dev kernel.Device) { s.dev, s.serves = dev, dev.Attachment() }
 
 // sameShape refuses what a filesystem would notice.
 func (s *Service) sameShape(dev kernel.Device) error {
@@ -313,9 +318,10 @@ func (s *Service) set(slot int, c connection) {
 	}
 }
 
-// ours reports whether the device is still the one that we serve.
+// ours reports whether the device is still the one that we serve, and has not been
+// detached and attached again, perhaps to the same backend.
 func (s *Service) ours() bool {
-	return s.dev.Connected() && s.dev.Backend() == s.setup.Backend
+	return s.dev.Connected() && s.dev.Attachment() == s.serves && s.dev.Backend() == s.setup.Backend
 }
 
 // Device is the device.
@@ -366,7 +372,7 @@ func (s *Service) end(gone bool) error {
 			c.close()
 		}
 	}
-	if gone {
+	if gone && (!s.dev.Connected() || s.ours()) { // else the state is a successor's
 		removeState(s.dev)
 	}
 	return errors.Join(s.source.close(), s.control.close())

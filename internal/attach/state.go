@@ -2,6 +2,7 @@ package attach
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -13,11 +14,35 @@ import (
 )
 
 // Runtime is where a file and a socket for each device are. Only root can do
-// anything with a device, so only root has business there.
-const Runtime = "/run/bttnbd"
+// anything with a device, so only root has business there. The directories of the
+// servers of dist/, which belong to their user, have other names.
+const Runtime = "/run/bttnbd-attach"
 
-// MakeRuntime makes that directory.
-func MakeRuntime() error { return os.MkdirAll(Runtime, 0o700) }
+// MakeRuntime makes that directory, and refuses what somebody else could change.
+func MakeRuntime() error { return makePrivate(Runtime) }
+
+// makePrivate makes dir, for its owner alone, unless it is there as it should be.
+func makePrivate(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	st, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	me, owner := os.Geteuid(), int(st.Sys().(*syscall.Stat_t).Uid)
+	switch {
+	case !st.IsDir():
+		return fmt.Errorf("%s: is not a directory (%v): remove it", dir, st.Mode())
+	case owner != me && owner == 0:
+		return fmt.Errorf("%s: %w", dir, fs.ErrPermission)
+	case owner != me:
+		return fmt.Errorf("%s: belongs to user %d, who could change what is in it: remove it", dir, owner)
+	case st.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("%s: its mode is %04o, which lets others in: chmod 700 %s when you know what is in it", dir, st.Mode().Perm(), dir)
+	}
+	return nil
+}
 
 func runtimeFile(d kernel.Device, suffix string) string {
 	return filepath.Join(Runtime, d.Name()+suffix)
@@ -45,12 +70,24 @@ func (s *Service) writeState() error {
 	if err != nil {
 		return err
 	}
-	// In one step: a reader finds the old state or the new one.
-	next := runtimeFile(s.dev, ".json.new")
-	if err := os.WriteFile(next, append(text, '\n'), 0o600); err != nil {
+	return replaceFile(runtimeFile(s.dev, ".json"), append(text, '\n'))
+}
+
+// replaceFile writes a file in one step: a reader finds the old text or the new one.
+// What is made meanwhile has a name that nobody knows, and is nobody's link.
+func replaceFile(path string, text []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // O_EXCL, 0600
+	if err != nil {
 		return err
 	}
-	return os.Rename(next, runtimeFile(s.dev, ".json"))
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
 }
 
 // readState returns what is known of the device, if it is still about what is

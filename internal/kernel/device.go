@@ -22,6 +22,9 @@ type Device struct {
 // DeviceOf returns the device with an index.
 func DeviceOf(index int) Device { return Device{index, "/"} }
 
+// DeviceIn is [DeviceOf] with another root of the filesystem, for tests.
+func DeviceIn(root string, index int) Device { return Device{index, root} }
+
 // ParseDevice reads "nbd3", "/dev/nbd3", or a symbolic link to that.
 func ParseDevice(s string) (Device, error) {
 	name := s
@@ -89,6 +92,11 @@ func (d Device) number(elem ...string) uint64 {
 // Connected reports whether the device has a configuration, with live connections
 // or without.
 func (d Device) Connected() bool { return d.attribute("pid") != "" }
+
+// Attachment tells this configuration of the device from one that comes after it, with
+// the same backend or not: who made it, as the kernel numbers threads. New connections
+// do not change it. "" when the device is not connected.
+func (d Device) Attachment() string { return d.attribute("pid") }
 
 // Backend is the identifier that the device was connected with, or "".
 func (d Device) Backend() string { return d.attribute("backend") }
