@@ -50,6 +50,32 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// Goal: no two services share a directory in /run, or have one in the other's: systemd
+// removes it with the first that ends, and attach, as root, writes into its own.
+func TestUnitsShareNoDirectory(t *testing.T) {
+	runtime := regexp.MustCompile(`(?m)^RuntimeDirectory=(.+)$`)
+	found, err := filepath.Glob("../dist/*.service")
+	if err != nil || len(found) != 3 {
+		t.Fatalf("units: %v, %v", found, err)
+	}
+	owner := map[string]string{}
+	for _, path := range found {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := runtime.FindSubmatch(text)
+		if m == nil {
+			t.Fatalf("%s has no RuntimeDirectory=", path)
+		}
+		dir, _, _ := strings.Cut(string(m[1]), "/")
+		if owner[dir] != "" {
+			t.Errorf("%s and %s are both in /run/%s", path, owner[dir], dir)
+		}
+		owner[dir] = path
+	}
+}
+
 // Goal: the example of a configuration file can be used as it is, and every key that
 // stands in it as a comment is a key.
 func TestExampleConfig(t *testing.T) {

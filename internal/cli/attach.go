@@ -61,7 +61,7 @@ func newAttach() *cobra.Command {
 		Long: `Make an image, or an export of an NBD server, a block device of this machine.
 DEVICE is /dev/nbdN, or auto for a free one. When the device is usable its name
 is printed on stdout, and the server goes on in the background; it logs to
-/run/bttnbd/nbdN.log.
+/run/bttnbd-attach/nbdN.log.
 
 If the server dies, requests wait. The same command again finds the device by the
 image's UUID and revives it: what is mounted there goes on. Requests that were on

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -49,7 +50,7 @@ func attachInBackground(ctx context.Context, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer ready.Close()
-	child := exec.Command("/proc/self/exe", append(os.Args[1:], "--foreground")...)
+	child := exec.Command("/proc/self/exe", inForeground(os.Args[1:])...)
 	child.Args[0] = os.Args[0]
 	child.Stderr = log
 	child.ExtraFiles = []*os.File{childs}
@@ -77,6 +78,16 @@ func attachInBackground(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	_, printed := fmt.Fprintln(stdout, device)
 	return errors.Join(failure, err, printed)
+}
+
+// inForeground adds --foreground where it beats what was given: behind all flags. What
+// is behind "--" is none.
+func inForeground(args []string) []string {
+	end := slices.Index(args, "--")
+	if end < 0 {
+		end = len(args)
+	}
+	return slices.Insert(slices.Clone(args), end, "--foreground")
 }
 
 // failedChild is the error of a child that ended before it was ready.

@@ -253,13 +253,13 @@ func TestForeignSocketStays(t *testing.T) {
 	t.Chdir(t.TempDir())
 	a := listenAddr{"unix", "s.sock", "unix:s.sock"}
 	var ours, theirs listeners
-	if err := ours.listenAll(t.Context(), []listenAddr{a}, 0o600); err != nil {
+	if err := ours.listenAll(t.Context(), []listenAddr{a}, 0o600, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename("s.sock", "moved.sock"); err != nil {
 		t.Fatal(err)
 	}
-	if err := theirs.listenAll(t.Context(), []listenAddr{a}, 0o600); err != nil {
+	if err := theirs.listenAll(t.Context(), []listenAddr{a}, 0o600, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := ours.close(); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -23,7 +22,7 @@ type exportSettings struct {
 	SectorSize  sectorSizeFlag `toml:"sector-size"`
 	Durability  durabilityFlag `toml:"durability"`
 	LimitRate   sizeFlag       `toml:"limit-rate"`
-	LimitIOPS   sizeFlag       `toml:"limit-iops"`
+	LimitIOPS   rateFlag       `toml:"limit-iops"`
 	TLSAllow    []string       `toml:"tls-allow"`
 }
 
@@ -82,11 +81,12 @@ func copyFlag(to, from *pflag.Flag) error {
 	return to.Value.Set(from.Value.String())
 }
 
-// wrongType is how the library says it, in terms of our source.
-var wrongType = regexp.MustCompile(`^cannot decode TOML (\w+) into .* of type ([^ ]+)$`)
-
-// decodeConfig refuses keys that it does not know. Errors begin with the line.
+// decodeConfig refuses keys that it does not know, and values that they cannot have.
+// Errors begin with the line.
 func decodeConfig(text []byte, s *settings) error {
+	if err := checkValues(text); err != nil {
+		return err
+	}
 	d := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
 	err := d.Decode(s)
 	var unknown *toml.StrictMissingError
@@ -95,17 +95,28 @@ func decodeConfig(text []byte, s *settings) error {
 	case errors.As(err, &unknown):
 		var errs []error
 		for _, e := range unknown.Errors {
-			row, _ := e.Position()
-			errs = append(errs, fmt.Errorf("line %d: unknown key %s: see bttnbd serve --help for the keys there are", row, strings.Join(e.Key(), ".")))
+			errs = append(errs, unknownKey(&e))
 		}
 		return errors.Join(errs...)
 	case errors.As(err, &bad):
 		row, _ := bad.Position()
-		what := wrongType.ReplaceAllString(strings.TrimPrefix(bad.Error(), "toml: "), "a $1 where a $2 belongs")
+		what := strings.TrimPrefix(bad.Error(), "toml: ")
+		if strings.HasPrefix(what, "cannot decode TOML") { // goes on about our source
+			what = "this cannot be its value"
+		}
 		if key := strings.Join(bad.Key(), "."); key != "" {
 			what = key + ": " + what
 		}
 		return fmt.Errorf("line %d: %s", row, what)
 	}
 	return err
+}
+
+func unknownKey(e *toml.DecodeError) error {
+	row, _ := e.Position()
+	there := "see bttnbd serve --help for the keys there are"
+	if key := e.Key(); len(key) > 1 && key[0] == "export" {
+		there = "an export has " + strings.Join(exportKeys(), ", ")
+	}
+	return fmt.Errorf("line %d: unknown key %s: %s", row, strings.Join(e.Key(), "."), there)
 }

@@ -53,7 +53,8 @@ is what kernels before 4.15, PMDK and ndctl check-namespace misread. A crash
 meanwhile leaves an image that works, and the command can be run again.
 
 Between formats every block has to move, so that takes a new file (--output). It
-has the sector size of the image; what is bad in the image is bad in it, too.`,
+has the sector size of the image, and between kernel and uefi the same room for
+integrity data, with zeros in it; what is bad in the image is bad in it, too.`,
 		Example: `  bttnbd convert --flog disk.img
   bttnbd convert --parent-uuid 00000000-0000-0000-0000-000000000000 /dev/pmem0
   bttnbd convert --format kernel --output disk.img old.pool`,
@@ -64,7 +65,7 @@ has the sector size of the image; what is bad in the image is bad in it, too.`,
 			if err := o.validate(); err != nil {
 				return err
 			}
-			return runConvert(cmd.Context(), cmd.OutOrStdout(), o)
+			return runConvert(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o)
 		},
 	}
 	o.addFlags(cmd.Flags())
@@ -97,9 +98,11 @@ type converted struct {
 	ParentUUID    uuid.UUID `json:"parent_uuid"`
 	LanesChanged  int       `json:"lanes_changed"`
 	ParentChanged bool      `json:"parent_changed"`
+
+	notes []string // what the user may not expect of the new image
 }
 
-func runConvert(ctx context.Context, stdout io.Writer, o convertOptions) error {
+func runConvert(ctx context.Context, stdout, stderr io.Writer, o convertOptions) error {
 	run := o.inPlace
 	if o.output != "" {
 		run = o.toFile
@@ -107,6 +110,9 @@ func runConvert(ctx context.Context, stdout io.Writer, o convertOptions) error {
 	c, err := run(ctx)
 	if err != nil {
 		return err
+	}
+	for _, line := range c.notes {
+		fmt.Fprintf(stderr, "bttnbd: %s: %s\n", c.Path, line)
 	}
 	if o.json {
 		return writeJSON(stdout, c)
@@ -177,7 +183,25 @@ func (o *convertOptions) toFile(ctx context.Context) (c converted, err error) {
 	if err != nil {
 		return c, err
 	}
-	return newConverted(o.output, made.dev), made.dev.Close()
+	c = newConverted(o.output, made.dev)
+	c.notes = notes(d, made.dev)
+	return c, made.dev.Close()
+}
+
+// notes are what the user of an image may not expect of one made of its blocks.
+func notes(from, to *btt.Device) (list []string) {
+	had := from.Arenas()[0].Geometry.ExternalLBASize - from.SectorSize()
+	has := to.Arenas()[0].Geometry.ExternalLBASize - to.SectorSize()
+	switch {
+	case had > 0 && has == had:
+		list = append(list, fmt.Sprintf("the %d bytes of integrity data behind each sector are zeros now, as after any write over NBD", has))
+	case had > 0:
+		list = append(list, fmt.Sprintf("the %d bytes for integrity data behind each sector are left out: format %s has no room for them", had, to.Flavour().Name))
+	}
+	if note := sectorNote(to.Flavour(), to.SectorSize()); note != "" {
+		list = append(list, note)
+	}
+	return list
 }
 
 // params are those of the new image. A namespace's parent is kept; a pool has a

@@ -92,6 +92,9 @@ func runCreate(ctx context.Context, stdout, stderr io.Writer, o createOptions) e
 	if p.unused > 0 {
 		fmt.Fprintf(stderr, "bttnbd: %s: the last %s unused: an arena is a multiple of 4096 bytes and at least 16 MiB\n", o.path, stay(p.unused))
 	}
+	if note := sectorNote(spec.flavour, spec.sectorSize); note != "" {
+		fmt.Fprintf(stderr, "bttnbd: %s: %s\n", o.path, note)
+	}
 	if o.json {
 		return writeJSON(stdout, created{
 			Schema: schema, Path: o.path, UsableSize: p.usable, SectorSize: spec.sectorSize, Format: spec.flavour.Name,
@@ -101,6 +104,14 @@ func runCreate(ctx context.Context, stdout, stderr io.Writer, o createOptions) e
 	_, err = fmt.Fprintf(stdout, "%s: %s usable, sector size %d, format %s, uuid %v\n",
 		o.path, units.Human(p.usable), spec.sectorSize, spec.flavour.Name, spec.uuid)
 	return err
+}
+
+// sectorNote is what whoever makes an image with such sectors is to know.
+func sectorNote(f layout.Flavour, sector uint32) string {
+	if f.Pool || sector < 8192 {
+		return ""
+	}
+	return fmt.Sprintf("sectors of %d bytes are not for the BTT of Linux: attached as a namespace, it would show a disk of the wrong size and hang; serve the image instead", sector)
 }
 
 // stay is n bytes as the subject of "unused".
@@ -137,7 +148,7 @@ func (o *createOptions) spec() (*imageSpec, error) {
 	}
 	sector := uint32(o.sectorSize)
 	if !flavour.Pool && !slices.Contains(namespaceSectors, strconv.Itoa(int(sector))) {
-		return nil, usagef("--sector-size %d is for --format pmemblk: Linux would take an image of another format for a disk of other sectors; choose %s", sector, strings.Join(namespaceSectors, " or "))
+		return nil, usagef("--sector-size %d: only a pool (--format pmemblk) has sectors of any size; choose %s", sector, strings.Join(namespaceSectors, " or "))
 	}
 	parent := uuid.UUID(o.parentUUID)
 	if flavour.Pool && parent == uuid.Nil {

@@ -1,10 +1,15 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"unicode/utf8"
+
+	"github.com/rs/zerolog"
 
 	"github.com/bttnbd/bttnbd/nbd"
 	"github.com/bttnbd/bttnbd/pmem"
@@ -36,11 +41,13 @@ type exportSpec struct {
 	opsPerSec   uint64
 	tlsAllow    []string // who may use it; nil: everybody
 	found       bool     // in a directory, so perhaps not an image
+
+	file os.FileInfo // what the path was when it was looked at; nil: nothing
 }
 
 // exportSpecs are those of the arguments, of the configuration file and of what
-// lies in the directories now.
-func (s *settings) exportSpecs(args []string) ([]exportSpec, error) {
+// lies in the directories now. What is found there and cannot be an export is logged.
+func (s *settings) exportSpecs(ctx context.Context, log zerolog.Logger, args []string) ([]exportSpec, error) {
 	var specs []exportSpec
 	for _, arg := range args {
 		e := parseExportArg(arg)
@@ -62,7 +69,7 @@ func (s *settings) exportSpecs(args []string) ([]exportSpec, error) {
 	if len(specs) == 0 && len(s.ExportsDir) == 0 {
 		return nil, usagef("no image given: bttnbd serve [flags] [NAME=]PATH…")
 	}
-	return specs, refuseTwice(specs)
+	return distinct(ctx, log, specs)
 }
 
 // spec is that of an export about which nothing particular was said.
@@ -124,27 +131,71 @@ func (s *settings) lookInto(dir string) ([]exportSpec, error) {
 			continue
 		}
 		spec := s.spec(exportArg{entry.Name(), path})
-		spec.found, spec.create = true, 0
+		spec.found, spec.create, spec.file = true, 0, st
 		specs = append(specs, spec)
 	}
 	return specs, nil
 }
 
-// refuseTwice refuses two exports of one name or of one file.
-func refuseTwice(specs []exportSpec) error {
-	for i, e := range specs {
-		for _, other := range specs[:i] {
-			switch {
-			case other.name == e.name && e.name == "":
-				return usagef("%s and %s: two exports without a name: write NAME=PATH", other.path, e.path)
-			case other.name == e.name:
-				return usagef("%s: export name %q is taken by %s: choose another name", e.path, e.name, other.path)
-			case sameFile(other.path, e.path):
-				return usagef("%s: given twice: an image is one export, to any number of clients", e.path)
-			}
+// distinct refuses exports that clients cannot be told of, and two of one name or of
+// one file. Of what was found in a directory it passes these over: a stray file must
+// not keep the others from being served.
+func distinct(ctx context.Context, log zerolog.Logger, all []exportSpec) (specs []exportSpec, err error) {
+	names, paths, files := map[string]string{}, map[string]bool{}, map[fileID]bool{}
+	for _, e := range all {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		if e.file == nil {
+			e.file, _ = os.Stat(e.path) // opening will say what is wrong
+		}
+		path, file, other := filepath.Clean(e.path), idOf(e.file), names[e.name]
+		err := e.checkTexts()
+		switch {
+		case err != nil:
+		case other != "" && e.name == "":
+			err = usagef("%s and %s: two exports without a name: write NAME=PATH", other, e.path)
+		case other != "":
+			err = usagef("%s: export name %q is taken by %s: choose another name", e.path, e.name, other)
+		case paths[path], e.file != nil && files[file]:
+			err = usagef("%s: given twice: an image is one export, to any number of clients", e.path)
+		}
+		switch {
+		case err != nil && e.found:
+			log.Warn().Err(err).Str("path", e.path).Msg("not served")
+			continue
+		case err != nil:
+			return nil, err
+		}
+		names[e.name], paths[path], files[file] = e.path, true, true
+		specs = append(specs, e)
+	}
+	return specs, nil
+}
+
+// checkTexts refuses what cannot be said in NBD.
+func (e *exportSpec) checkTexts() error {
+	for what, text := range map[string]string{"name": e.name, "description": e.description} {
+		if len(text) > nbdStringMax || !utf8.ValidString(text) || strings.Contains(text, "\x00") {
+			return usagef("%q: export %s %.80q: it must be at most %d bytes of UTF-8: choose another one", e.path, what, text, nbdStringMax)
 		}
 	}
 	return nil
+}
+
+// nbdStringMax is the longest string of the protocol, in bytes (proto.md, "Values").
+const nbdStringMax = 4096
+
+// fileID tells files apart, whatever their names.
+type fileID struct{ dev, ino uint64 }
+
+// idOf is that of st, nobody's if st is nil.
+func idOf(st os.FileInfo) fileID {
+	if st == nil {
+		return fileID{}
+	}
+	sys := st.Sys().(*syscall.Stat_t)
+	return fileID{uint64(sys.Dev), sys.Ino}
 }
 
 func sameFile(a, b string) bool {

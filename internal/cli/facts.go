@@ -52,11 +52,11 @@ type arenaFacts struct {
 	FlogFlags       check.FlogFlags `json:"flog_flags"` // likewise
 	InFlight        uint64          `json:"lanes_in_flight"`
 	BadLanes        uint64          `json:"bad_lanes"`
-	Counted         bool            `json:"counted"` // false: the counts are 0
-	Initial         uint64          `json:"initial_entries"`
-	Zero            uint64          `json:"zero_entries"`
-	Error           uint64          `json:"error_entries"`
-	Normal          uint64          `json:"normal_entries"`
+	Counted         bool            `json:"counted"`         // false: the counts are null
+	Initial         *uint64         `json:"initial_entries"` // map entries by what a read of them means
+	Zero            *uint64         `json:"zero_entries"`
+	Error           *uint64         `json:"error_entries"`
+	Normal          *uint64         `json:"normal_entries"`
 	Primary         copyFacts       `json:"primary"`
 	Backup          copyFacts       `json:"backup"`
 	CopiesAgree     bool            `json:"copies_agree"`
@@ -142,9 +142,12 @@ func newArenaFacts(a *check.Arena, s *check.ArenaSurvey) arenaFacts {
 		NextOff: in.NextOff, DataOff: in.DataOff, MapOff: in.MapOff, FlogOff: in.FlogOff, InfoOff: in.InfoOff,
 		Alignments: append([]uint32{}, a.Aligns...),
 		FlogFlags:  s.FlogFlags, InFlight: s.InFlight, BadLanes: s.BadLanes,
-		Counted: s.Counted, Initial: s.Initial, Zero: s.Zero, Error: s.Error, Normal: s.Normal,
+		Counted: s.Counted,
 		Primary: newCopyFacts(&a.Primary), Backup: newCopyFacts(&a.Backup),
 		CopiesDiffer: append([]string{}, a.Differ()...),
+	}
+	if s.Counted {
+		f.Initial, f.Zero, f.Error, f.Normal = &s.Initial, &s.Zero, &s.Error, &s.Normal
 	}
 	f.CopiesAgree = a.Primary.Err == nil && a.Backup.Err == nil && len(f.CopiesDiffer) == 0
 	if a.Padding != 0 {

@@ -42,6 +42,49 @@ func (s *sizeFlag) Set(text string) error {
 // UnmarshalText is Set, for the configuration file.
 func (s *sizeFlag) UnmarshalText(text []byte) error { return s.Set(string(text)) }
 
+// rateFlag is a flag that takes a number a second, of at least 1. Its zero value is
+// "not given".
+type rateFlag uint64
+
+func (r *rateFlag) Type() string { return "N" }
+
+func (r *rateFlag) String() string {
+	if *r == 0 {
+		return ""
+	}
+	return strconv.FormatUint(uint64(*r), 10)
+}
+
+func (r *rateFlag) Set(text string) error {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n == 0 {
+		return errors.New("not a number from 1 on")
+	}
+	*r = rateFlag(n)
+	return nil
+}
+
+// UnmarshalText is Set, for the configuration file.
+func (r *rateFlag) UnmarshalText(text []byte) error { return r.Set(string(text)) }
+
+// connectionsFlag is a flag that takes a number of connections; 0 is "no bound".
+type connectionsFlag uint32
+
+func (c *connectionsFlag) Type() string   { return "N" }
+func (c *connectionsFlag) String() string { return strconv.FormatUint(uint64(*c), 10) }
+
+func (c *connectionsFlag) Set(text string) error {
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return errors.New("not a number from 0 to 4294967295")
+	}
+	*c = connectionsFlag(n)
+	return nil
+}
+
+// UnmarshalText is Set, for the configuration file.
+func (c *connectionsFlag) UnmarshalText(text []byte) error { return c.Set(string(text)) }
+
 // uuidFlag is a flag that takes a UUID. Its zero value is "not given".
 type uuidFlag uuid.UUID
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"sort"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -59,8 +60,12 @@ func (s *imageSpec) plan(size uint64) (imagePlan, error) {
 		return imagePlan{}, complain("%s: %s is too large: a file has less than 8 EiB", s.path, units.Human(size))
 	}
 	var p imagePlan
-	base := s.flavour.Start
+	base, leastArena := s.flavour.Start, s.leastArena()
 	for i, arena := range layout.Split(size-base, layout.MinArenaSize, layout.MaxArenaSize) {
+		if arena < leastArena {
+			return imagePlan{}, complain("%s: %s is too small for sectors of %d bytes: give it %s or more",
+				s.path, units.Human(size), s.sectorSize, units.Compact(base+leastArena))
+		}
 		g, err := s.flavour.Geometry(arena, s.sectorSize, layout.DefaultNfree)
 		if err != nil {
 			return imagePlan{}, fmt.Errorf("%s: arena %d: %w", s.path, i, err)
@@ -71,6 +76,23 @@ func (s *imageSpec) plan(size uint64) (imagePlan, error) {
 	}
 	p.unused = size - base
 	return p, nil
+}
+
+// leastArena is the size in bytes of the smallest arena for blocks of the sector size,
+// in a pool of twice as many as there are lanes, which PMDK wants; 0: none is.
+func (s *imageSpec) leastArena() uint64 {
+	const page = 4096
+	n, found := sort.Find(layout.MaxArenaSize/page+1, func(pages int) int {
+		g, err := s.flavour.Geometry(uint64(pages)*page, s.sectorSize, layout.DefaultNfree)
+		if err != nil || s.flavour.Pool && g.InternalNLBA < 2*g.Nfree {
+			return 1
+		}
+		return 0
+	})
+	if !found {
+		return 0
+	}
+	return uint64(n) * page
 }
 
 // written is what [btt.Format] writes: the info blocks and the flog, and on a

@@ -54,12 +54,6 @@ func (im *image) close() error {
 	return errors.Join(err, im.dev.Close())
 }
 
-// holds says whether the image is the file that spec asks for.
-func (im *image) holds(spec exportSpec) bool {
-	st, err := os.Stat(spec.path)
-	return err == nil && im.file != nil && os.SameFile(st, im.file)
-}
-
 func (e *exportSpec) options() pmem.Options {
 	return pmem.Options{ReadOnly: e.readOnly, Durability: e.durability}
 }
@@ -67,15 +61,22 @@ func (e *exportSpec) options() pmem.Options {
 // open makes the image if it is to be made, and opens it. What was found in a
 // directory and cannot be served is passed over (nil), and logged.
 func (s *service) open(ctx context.Context, spec exportSpec) (*image, error) {
+	im, err := s.openAsked(ctx, spec)
+	if spec.found && err != nil && ctx.Err() == nil {
+		s.log.Warn().Err(err).Str("path", spec.path).Msg("not served")
+		return nil, nil
+	}
+	return im, err
+}
+
+// openAsked is open for what somebody has asked for.
+func (s *service) openAsked(ctx context.Context, spec exportSpec) (*image, error) {
 	made, err := spec.createMissing(ctx)
 	if err != nil {
 		return nil, err
 	}
 	im, err := openImage(spec.path, spec.options())
 	switch {
-	case spec.found && err != nil:
-		s.log.Warn().Err(err).Str("path", spec.path).Msg("not served")
-		return nil, nil
 	case err != nil:
 		return nil, err
 	case made:

@@ -180,7 +180,7 @@ func (f *facts) writeCounts(t *table) {
 	t.head("arena\tinitial\tzero\terror\tnormal")
 	for i := range f.Arenas {
 		if a := &f.Arenas[i]; a.Counted {
-			t.row(a.Arena, a.Initial, a.Zero, a.Error, a.Normal)
+			t.row(a.Arena, *a.Initial, *a.Zero, *a.Error, *a.Normal)
 		} else {
 			t.row(a.Arena, "?", "?", "?", "?")
 		}

@@ -15,6 +15,8 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
+
+	"github.com/bttnbd/bttnbd/internal/sandbox"
 )
 
 // listenAddr is a parsed ADDR of --listen.
@@ -213,14 +215,14 @@ func (ls *listeners) closeUnused() error {
 	return errors.Join(errs...)
 }
 
-// listenAll opens all addresses, or none.
-func (ls *listeners) listenAll(ctx context.Context, addrs []listenAddr, mode os.FileMode) error {
+// listenAll opens all addresses, or none. Unix sockets get mode, and belong to as.
+func (ls *listeners) listenAll(ctx context.Context, addrs []listenAddr, mode os.FileMode, as *sandbox.Account) error {
 	for _, a := range addrs {
 		var m madeListener
 		var err error
 		switch a.network {
 		case "unix":
-			m, err = listenUnix(a, mode)
+			m, err = listenUnix(a, mode, as)
 		case "tcp":
 			m, err = listenTCP(ctx, a)
 		case "vsock":

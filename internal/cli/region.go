@@ -70,14 +70,18 @@ func who(path string) string {
 	if err != nil {
 		return "run as a user who may search its directories"
 	}
-	owner := strconv.FormatUint(uint64(st.Sys().(*syscall.Stat_t).Uid), 10)
+	uid := strconv.FormatUint(uint64(st.Sys().(*syscall.Stat_t).Uid), 10)
+	owner, give := uid, ""
 	if u, err := user.LookupId(owner); err == nil {
 		owner = u.Username
 	}
 	if owner != "root" {
 		owner += " or root"
 	}
-	return fmt.Sprintf("its mode is %04o: run as %s", st.Mode().Perm(), owner)
+	if me, err := user.Current(); err == nil && me.Uid != "0" && me.Uid != uid { // a service's user
+		give = fmt.Sprintf(", or as root chown %s %s", me.Username, path)
+	}
+	return fmt.Sprintf("its mode is %04o: run as %s%s", st.Mode().Perm(), owner, give)
 }
 
 // dangling is where the symbolic link path leads if nothing is there, else "".

@@ -9,47 +9,50 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/pflag"
+
+	"github.com/bttnbd/bttnbd/pmem"
 )
 
 // reload reads settings, directories and certificates again. What is wrong with
 // them is logged, and then nothing changes.
 func (s *service) reload(ctx context.Context) {
 	s.notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
-	if err := s.tryReload(ctx); err != nil {
+	switch left, err := s.tryReload(ctx); {
+	case err != nil:
 		s.log.Error().Str("error", errorLine(err)).Msg("reload failed, everything stays as it was")
-	} else {
+	case left != nil:
+		s.log.Error().Str("error", errorLine(left)).Int("exports", len(s.exports)).Msg("reload incomplete, all but this is in force")
+	default:
 		s.log.Info().Int("exports", len(s.exports)).Msg("reloaded")
 	}
 	s.notify(daemon.SdNotifyReady)
 }
 
-func (s *service) tryReload(ctx context.Context) error {
+// tryReload either changes nothing, and returns why, or all but what is in left.
+func (s *service) tryReload(ctx context.Context) (left, err error) {
 	next := s.serveOptions
 	if s.config != "" {
-		var err error
 		if next.settings, err = readConfig(s.config, s.given); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := next.validate(); err != nil {
-		return err
+		return nil, err
 	}
-	specs, err := next.exportSpecs(s.args)
+	specs, err := next.exportSpecs(ctx, s.log, s.args)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.warnOfRestart(&next.settings)
-	tls := s.tls.current.Load()
+	to := s.access
 	if next.TLS.value == s.TLS.value {
-		if tls, err = next.loadTLS(s.log); err != nil {
-			return err
+		config, err := next.loadTLS(s.log, s.access.tls)
+		if err != nil {
+			return nil, err
 		}
+		to = next.access(config)
 	}
-	if err := s.replaceExports(ctx, specs); err != nil {
-		return err
-	}
-	s.tls.current.Store(tls)
-	return nil
+	return s.replaceExports(ctx, specs, to)
 }
 
 // fixed are the settings that hold from the start to the end of a server.
@@ -73,63 +76,69 @@ func (s *service) warnOfRestart(next *settings) {
 	}
 }
 
-// replaceExports serves specs instead of what is served now. Images that stay are
-// not touched. Those that are new are opened before anything ends, so that an error
-// changes nothing; but for an image that stays with other options, which must be
-// closed to be opened, and so goes last.
-func (s *service) replaceExports(ctx context.Context, specs []exportSpec) error {
+// reopening is an export whose image must be closed to be opened with other options.
+type reopening struct {
+	exportSpec
+	was pmem.Options
+}
+
+// replaceExports serves specs, to clients of to, instead of what is served now. Images
+// that stay are not touched. Those that are new are opened before anything ends, so
+// that an error changes nothing; but for an image that stays with other options, which
+// must be closed to be opened, and so goes last. What then fails is in left.
+func (s *service) replaceExports(ctx context.Context, specs []exportSpec, to access) (left, err error) {
+	held := map[fileID]*image{}
+	for _, e := range s.exports {
+		if e.image.file != nil {
+			held[idOf(e.image.file)] = e.image
+		}
+	}
+	was := s.exports
 	var next, opened []served
-	var later []exportSpec
+	var later []reopening
 	for _, spec := range specs {
-		held := s.imageOf(spec)
-		switch {
-		case held == nil:
-			im, err := s.openAgain(ctx, spec)
+		switch im := held[idOf(spec.file)]; {
+		case im == nil:
+			im, err := s.openNew(ctx, spec)
 			if err != nil {
-				return errors.Join(err, closeAll(opened))
+				return nil, errors.Join(err, closeAll(opened))
 			}
 			if im != nil {
 				opened = append(opened, served{spec, im})
 			}
-		case held.opened == spec.options():
-			next = append(next, served{spec, held})
+		case im.opened == spec.options():
+			next = append(next, served{spec, im})
 		default:
-			later = append(later, spec)
+			later = append(later, reopening{spec, im.opened})
 		}
 	}
-	next = append(next, opened...)
-	if err := s.setExports(ctx, next); err != nil {
-		return errors.Join(err, closeAll(opened))
+	if err := s.setExports(ctx, append(next, opened...), to); err != nil {
+		return nil, errors.Join(err, closeAll(opened))
 	}
 	for _, e := range opened {
 		s.announce(e.image, e.name)
 	}
-	was := s.exports
-	s.exports = next
 	s.closeUnused(was)
-	return s.openLater(ctx, later, was)
+	return s.reopen(ctx, later), nil
 }
 
-// imageOf is the open image of the file that spec names, nil if there is none.
-func (s *service) imageOf(spec exportSpec) *image {
-	for _, e := range s.exports {
-		if e.image.holds(spec) {
-			return e.image
-		}
-	}
-	return nil
-}
-
-// setExports ends the clients of what is not in next.
-func (s *service) setExports(ctx context.Context, next []served) error {
+// setExports ends the clients of what is not in next. All that asks more of a client
+// is in force before there is anything new, and all that asks less when what it was
+// asked for has gone.
+func (s *service) setExports(ctx context.Context, next []served, to access) error {
 	endBy, release := context.WithTimeout(ctx, shutdownTimeout)
 	defer release()
-	was := s.admission.put(next) // first: nothing new is for everybody, not for a moment
-	err := s.server.SetExports(endBy, nbdExports(next))
-	if err != nil {
-		s.admission.allowed.Store(was)
+	was, now := newRules(s.access, s.exports), newRules(to, next)
+	s.admission.put(was, now)
+	s.tls.current.Store(to.tls)
+	if err := s.server.SetExports(endBy, nbdExports(next)); err != nil {
+		s.tls.current.Store(s.access.tls)
+		s.admission.put(was)
+		return err
 	}
-	return err
+	s.admission.put(now)
+	s.exports, s.access = next, to
+	return nil
 }
 
 // closeUnused closes the images of exports that are not served any more.
@@ -146,37 +155,60 @@ func (s *service) closeUnused(was []served) {
 	}
 }
 
-// openLater opens images with other options than those with which they were served
+// reopen opens images with other options than those with which they were served
 // until now; where that fails, with the old ones.
-func (s *service) openLater(ctx context.Context, later []exportSpec, was []served) error {
-	var errs []error
-	for _, spec := range later {
-		im, err := s.openAgain(ctx, spec)
-		if err != nil {
-			errs = append(errs, err)
-			i := slices.IndexFunc(was, func(e served) bool { return sameFile(e.path, spec.path) })
-			spec = was[i].exportSpec
-			im, err = s.openAgain(ctx, spec)
-			errs = append(errs, err)
-		}
-		if im != nil {
-			s.exports = append(s.exports, served{spec, im})
-			s.announce(im, spec.name)
-		}
-	}
+func (s *service) reopen(ctx context.Context, later []reopening) error {
 	if len(later) == 0 {
 		return nil
 	}
-	return errors.Join(append(errs, s.setExports(ctx, s.exports))...)
+	var errs []error
+	var opened []served
+	for _, r := range later {
+		r.create = 0
+		im, err := s.openHinting(ctx, r.exportSpec)
+		if err != nil {
+			r.readOnly, r.durability = r.was.ReadOnly, r.was.Durability
+			var again error
+			if im, again = s.openHinting(ctx, r.exportSpec); again != nil {
+				errs = append(errs, fmt.Errorf("export %q, %w, also with its old options: it is not served any more", r.name, err))
+				continue
+			}
+			errs = append(errs, fmt.Errorf("export %q, %w: it goes on with its old options", r.name, err))
+		}
+		opened = append(opened, served{r.exportSpec, im})
+	}
+	if err := s.setExports(ctx, slices.Concat(s.exports, opened), s.access); err != nil {
+		return errors.Join(append(errs, err, closeAll(opened))...)
+	}
+	for _, e := range opened {
+		s.announce(e.image, e.name)
+	}
+	return errors.Join(errs...)
 }
 
-// openAgain is open, with a hint where the sandbox may be in the way.
-func (s *service) openAgain(ctx context.Context, spec exportSpec) (*image, error) {
-	im, err := s.open(ctx, spec)
-	if err != nil && s.confined && !s.reaches(spec.path) {
-		err = fmt.Errorf("%w; the sandbox lets a running server open only what lies in directories used at its start: restart it for others", err)
+// openNew is open, but makes nothing in the place of what was served: that is lost,
+// or was moved away for a moment, and its clients must not find a blank disk.
+func (s *service) openNew(ctx context.Context, spec exportSpec) (*image, error) {
+	path := filepath.Clean(spec.path)
+	if slices.ContainsFunc(s.exports, func(e served) bool { return e.name == spec.name || filepath.Clean(e.path) == path }) {
+		spec.create = 0
 	}
-	return im, err
+	im, err := s.open(ctx, spec)
+	return im, s.hinting(spec, err)
+}
+
+// openHinting is openAsked with a hint.
+func (s *service) openHinting(ctx context.Context, spec exportSpec) (*image, error) {
+	im, err := s.openAsked(ctx, spec)
+	return im, s.hinting(spec, err)
+}
+
+// hinting adds a hint to err where the sandbox may be in the way.
+func (s *service) hinting(spec exportSpec, err error) error {
+	if err != nil && s.confined && !s.reaches(spec.path) {
+		return fmt.Errorf("%w; the sandbox lets a running server open only what lies in directories used at its start: restart it for others", err)
+	}
+	return err
 }
 
 // reaches says whether path is in the sandbox, by its looks.

@@ -29,7 +29,7 @@ func (o *repairOptions) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.repair, "repair", false, "mend what can be mended without guessing, then check again")
 	f.BoolVar(&o.dryRun, "dry-run", false, "print what a repair would do, and change nothing")
 	f.StringVar(&o.backup, "backup", "", "before a repair, save what it overwrites in this new `FILE`")
-	f.StringVar(&o.restore, "restore", "", "put back what --backup has saved in `FILE`, and do nothing else")
+	f.StringVar(&o.restore, "restore", "", "put back what --backup has saved in `FILE`, if the image is as the repair left it")
 	f.BoolVar(&o.adopt, "adopt", false, "take arenas with another uuid for part of this BTT")
 }
 
@@ -159,6 +159,9 @@ func runRestore(stdout io.Writer, o checkOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	n, err := check.Restore(o.restore, r)
+	if errors.Is(err, check.ErrNotAsRepaired) {
+		return withPath(o.path, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -168,6 +171,10 @@ func runRestore(stdout io.Writer, o checkOptions) (err error) {
 			Path     string `json:"path"`
 			Restored uint64 `json:"restored_bytes"`
 		}{check.Schema, o.path, n})
+	}
+	if n == 0 {
+		_, err = fmt.Fprintf(stdout, "%s: is already as before the repair: nothing to put back\n", o.path)
+		return err
 	}
 	_, err = fmt.Fprintf(stdout, "%s: %s put back as before the repair\n", o.path, units.Bytes(n))
 	return err

@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -50,7 +49,18 @@ them.
 
 SIGHUP ends the server too, unless there is something to read again: the file of
 --config, the directories of --exports-dir, the certificates. Exports are then
-added, removed and replaced without a stop for the clients of the others.`,
+added, removed and replaced without a stop for the clients of the others.
+
+The file of --config is TOML. Its keys are the flags below, but --config, --run and
+--single; durations and modes are in quotes ("30s", "0660"), flags that may be
+repeated are lists. Each export has a table
+
+    [[export]]
+    name = "db"
+    path = "/mnt/pmem/db.btt"
+
+with, if it differs from the rest, also description, read-only, create, sector-size,
+durability, limit-rate, limit-iops and tls-allow.`,
 		Example: `  bttnbd serve --listen unix:/run/disk.sock disk.img
   bttnbd serve --listen tcp:10809 a=/dev/pmem0 b=/mnt/dax/b.img
   bttnbd serve --create 1G --listen unix:scratch.sock scratch.img
@@ -107,7 +117,7 @@ func runServe(ctx context.Context, stdout, stderr io.Writer, o serveOptions) (er
 	if s.log, err = newLogger(stderr, o.LogLevel.value); err != nil {
 		return err
 	}
-	addrs, specs, err := o.look()
+	addrs, specs, err := o.look(ctx, s.log)
 	if err != nil {
 		return err
 	}
@@ -116,11 +126,12 @@ func runServe(ctx context.Context, stdout, stderr io.Writer, o serveOptions) (er
 			return fmt.Errorf("--user: %w", err)
 		}
 	}
-	config, err := o.loadTLS(s.log)
+	config, err := o.loadTLS(s.log, nil)
 	if err != nil {
 		return err
 	}
 	s.tls.current.Store(config)
+	s.access = o.access(config)
 	defer func() { err = errors.Join(err, s.close()) }()
 
 	// Sockets passed by systemd first: without any there is nothing to do.
@@ -133,18 +144,18 @@ func runServe(ctx context.Context, stdout, stderr io.Writer, o serveOptions) (er
 		return err
 	}
 	// Images before sockets of our own: who owns the image may replace its socket.
-	if err := s.listeners.listenAll(ctx, addrs, os.FileMode(o.UnixMode)); err != nil {
+	if err := s.listeners.listenAll(ctx, addrs, os.FileMode(o.UnixMode), s.as); err != nil {
 		return err
 	}
 	return s.serve(ctx)
 }
 
 // look parses where to listen and what to serve, and refuses what cannot be.
-func (o *serveOptions) look() (addrs []listenAddr, specs []exportSpec, err error) {
+func (o *serveOptions) look(ctx context.Context, log zerolog.Logger) (addrs []listenAddr, specs []exportSpec, err error) {
 	if addrs, err = parseListenAddrs(o.Listen); err != nil {
 		return nil, nil, err
 	}
-	if specs, err = o.exportSpecs(o.args); err != nil {
+	if specs, err = o.exportSpecs(ctx, log, o.args); err != nil {
 		return nil, nil, err
 	}
 	return addrs, specs, errors.Join(refuseTaken(addrs, specs), o.refusePIDFile(specs))
@@ -182,29 +193,4 @@ func (s *service) openAll(ctx context.Context, specs []exportSpec) error {
 // reloadable says whether there is anything to read again.
 func (o *serveOptions) reloadable() bool {
 	return !o.single && (o.config != "" || len(o.ExportsDir) > 0 || o.TLS.value != "off")
-}
-
-// refusePIDFile refuses to put the pid over anything but another pid.
-func (o *serveOptions) refusePIDFile(specs []exportSpec) error {
-	if o.PIDFile == "" {
-		return nil
-	}
-	if i := slices.IndexFunc(specs, func(e exportSpec) bool { return sameFile(o.PIDFile, e.path) }); i >= 0 {
-		return usagef("--pid-file %s: that is the path of the image: choose another path", o.PIDFile)
-	}
-	st, err := os.Lstat(o.PIDFile)
-	if err != nil {
-		return nil // nothing there, or writing will say what is wrong
-	}
-	if !st.Mode().IsRegular() {
-		return fmt.Errorf("--pid-file %s: %s is there: choose another path", o.PIDFile, kind(st.Mode()))
-	}
-	text, err := os.ReadFile(o.PIDFile)
-	if err != nil {
-		return fmt.Errorf("--pid-file: %w", err)
-	}
-	if strings.Trim(string(text), "0123456789\n") != "" || len(text) > 20 {
-		return fmt.Errorf("--pid-file %s: holds something other than a process id: choose another path", o.PIDFile)
-	}
-	return nil
 }

@@ -27,12 +27,13 @@ type service struct {
 
 	as        *sandbox.Account
 	tls       credentials
+	access    access
 	admission admission
 	exports   []served
 	listeners listeners
 	server    *nbd.Server
-	private   string // directory of a socket for one command, to be removed
-	pidFile   bool   // it was written
+	private   string   // directory of a socket for one command, to be removed
+	pidFile   *os.File // nil: none was written
 
 	confined bool          // to the sandbox
 	atStart  sandbox.Files // what may be opened there
@@ -87,7 +88,7 @@ const shutdownTimeout = 10 * time.Second
 
 // serve serves until ctx ends, a listener breaks, or that for which it serves is over.
 func (s *service) serve(ctx context.Context) (err error) {
-	s.admission.put(s.exports)
+	s.admission.put(newRules(s.access, s.exports))
 	if s.server, err = nbd.NewServer(nbdExports(s.exports), s.options()); err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ func (s *service) serve(ctx context.Context) (err error) {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if err := s.giveSockets(); err != nil {
+	if err := s.givePIDFile(); err != nil {
 		return err
 	}
 	// The command has the rights of the user, and may come before the server: its
@@ -158,34 +159,15 @@ func (s *service) stop(ctx context.Context) error {
 	return nil
 }
 
-// giveSockets gives the sockets and the pid file to the user that the server is to
-// become, who then can remove them where the directory lets it.
-func (s *service) giveSockets() error {
-	for _, path := range s.listeners.sockets() {
-		if err := s.as.Own(path); err != nil {
-			return fmt.Errorf("--user %s: %w", s.User, err)
-		}
-	}
+// givePIDFile writes the pid file, and gives it to the user that the server is to
+// become, who then can remove it where the directory lets it.
+func (s *service) givePIDFile() error {
 	if s.PIDFile == "" {
 		return nil
 	}
-	if err := s.writePIDFile(); err != nil {
-		return fmt.Errorf("--pid-file: %w", err)
-	}
-	s.pidFile = true
-	return nil
-}
-
-// writePIDFile lets a reader find the whole number or no file.
-func (s *service) writePIDFile() error {
-	temporary := s.PIDFile + ".new"
-	os.Remove(temporary) // of a server that was killed here
-	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(f, os.Getpid())
-	return errors.Join(err, f.Close(), s.as.Own(temporary), os.Rename(temporary, s.PIDFile))
+	var err error
+	s.pidFile, err = writePIDFile(s.PIDFile, s.as)
+	return err
 }
 
 // dropRights becomes the user of --user and enters the sandbox.
@@ -281,8 +263,8 @@ func (s *service) close() error {
 		errs = append(errs, e.image.close())
 	}
 	errs = append(errs, s.listeners.close())
-	if s.pidFile {
-		if err := os.Remove(s.PIDFile); err != nil {
+	if s.pidFile != nil {
+		if err := removePIDFile(s.PIDFile, s.pidFile); err != nil {
 			s.log.Warn().Err(err).Msg("the pid file stays")
 		}
 	}

@@ -24,19 +24,19 @@ type settings struct {
 	SectorSize choiceFlag `toml:"sector-size"`
 	Durability choiceFlag `toml:"durability"`
 	LimitRate  sizeFlag   `toml:"limit-rate"`
-	LimitIOPS  sizeFlag   `toml:"limit-iops"`
+	LimitIOPS  rateFlag   `toml:"limit-iops"`
 
 	TLS             choiceFlag `toml:"tls"`
 	TLSCertificates string     `toml:"tls-certificates"`
 	TLSVerifyPeer   bool       `toml:"tls-verify-peer"`
 	TLSAllow        []string   `toml:"tls-allow"`
 
-	MaxConnections        uint32       `toml:"max-connections"`
-	MaxConnectionsPerPeer uint32       `toml:"max-connections-per-peer"`
-	HandshakeTimeout      durationFlag `toml:"handshake-timeout"`
-	IdleTimeout           durationFlag `toml:"idle-timeout"`
-	WriteTimeout          durationFlag `toml:"write-timeout"`
-	MaxMemory             sizeFlag     `toml:"max-memory"`
+	MaxConnections        connectionsFlag `toml:"max-connections"`
+	MaxConnectionsPerPeer connectionsFlag `toml:"max-connections-per-peer"`
+	HandshakeTimeout      durationFlag    `toml:"handshake-timeout"`
+	IdleTimeout           durationFlag    `toml:"idle-timeout"`
+	WriteTimeout          durationFlag    `toml:"write-timeout"`
+	MaxMemory             sizeFlag        `toml:"max-memory"`
 
 	User     string     `toml:"user"`
 	Group    string     `toml:"group"`
@@ -108,8 +108,8 @@ func (s *settings) tlsFlags() flagGroup {
 
 func (s *settings) limitFlags() flagGroup {
 	g := newGroup("Limits")
-	g.flags.Uint32Var(&s.MaxConnections, "max-connections", s.MaxConnections, "`N` connections at a time; 0: any number")
-	g.flags.Uint32Var(&s.MaxConnectionsPerPeer, "max-connections-per-peer", s.MaxConnectionsPerPeer, "`N` connections of one address, local user or vsock CID at a time; 0: any number")
+	g.flags.Var(&s.MaxConnections, "max-connections", "`N` connections at a time; 0: any number")
+	g.flags.Var(&s.MaxConnectionsPerPeer, "max-connections-per-peer", "`N` connections of one address, local user or vsock CID at a time; 0: any number")
 	g.flags.Var(&s.HandshakeTimeout, "handshake-timeout", "time from connecting to the first request; 0: any")
 	g.flags.Var(&s.IdleTimeout, "idle-timeout", "time without a request until a connection is closed; 0: any")
 	g.flags.Var(&s.WriteTimeout, "write-timeout", "time for a client to take a reply, or to finish sending a request; 0: any")
@@ -143,6 +143,16 @@ func (s *settings) validate() error {
 		return usagef("--tls %s needs certificates: add --tls-certificates DIR", s.TLS.value)
 	case s.TLS.value == "on" && s.verifyPeer():
 		return usagef("--tls on lets clients in without TLS, and so without a certificate: use --tls require")
+	case slices.Contains(s.TLSAllow, ""):
+		return usagef(`--tls-allow "" would lock everybody out: name a subject, or leave it out`)
+	}
+	for i, e := range s.Exports {
+		switch {
+		case slices.Contains(e.TLSAllow, ""):
+			return usagef(`export %d, %q: tls-allow = [""] would lock everybody out: name a subject, or leave it out`, i+1, e.Name)
+		case e.TLSAllow != nil && len(e.TLSAllow) == 0:
+			return usagef("export %d, %q: tls-allow = [] names nobody: name a subject, or leave it out", i+1, e.Name)
+		}
 	}
 	return nil
 }

@@ -43,14 +43,20 @@ func (c *credentials) config() *tls.Config {
 }
 
 // loadTLS reads the files that s names; nil if TLS is off. What is not wrong but
-// unwise is logged.
-func (s *settings) loadTLS(log zerolog.Logger) (*tls.Config, error) {
+// unwise is logged. A server that has given up root may be unable to read its key
+// again: then it keeps the certificate that it has in was, if any, and all else is
+// read.
+func (s *settings) loadTLS(log zerolog.Logger, was *tls.Config) (*tls.Config, error) {
 	if s.TLS.value == "off" {
 		return nil, nil
 	}
 	dir := s.TLSCertificates
 	key := filepath.Join(dir, keyFile)
 	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, certFile), key)
+	if errors.Is(err, fs.ErrPermission) && was != nil {
+		log.Warn().Err(err).Msgf("the certificate stays as it was until the server is restarted, or may read %s", key)
+		cert, err = was.Certificates[0], nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("--tls-certificates %s: %w", dir, err)
 	}
@@ -87,6 +93,9 @@ func (s *settings) knowClients(c *tls.Config, log zerolog.Logger) error {
 		return fmt.Errorf("%s: %w", caFile, err)
 	}
 	c.ClientAuth = tls.RequireAndVerifyClientCert
+	// GnuTLS up to 3.7 (libnbd and qemu on Debian 12) sends an RSA certificate only to
+	// who lists an rsa_pkcs1 scheme, which crypto/tls does in TLS 1.2 alone.
+	c.MaxVersion = tls.VersionTLS12
 	c.ClientCAs = x509.NewCertPool()
 	for _, ca := range authorities {
 		c.ClientCAs.AddCert(ca)
@@ -191,30 +200,6 @@ func matchesSubject(cert *x509.Certificate, subjects []string) bool {
 		}
 		return s == cert.Subject.CommonName
 	})
-}
-
-// admission is who may use which export, now. What it does not name is for everybody.
-type admission struct {
-	allowed atomic.Pointer[map[string][]string] // subjects by export
-}
-
-// put takes what the specs of all say, and returns what was there before.
-func (a *admission) put(all []served) (was *map[string][]string) {
-	allowed := map[string][]string{}
-	for _, e := range all {
-		if len(e.tlsAllow) > 0 {
-			allowed[e.name] = e.tlsAllow
-		}
-	}
-	return a.allowed.Swap(&allowed)
-}
-
-func (a *admission) admit(export string, st *tls.ConnectionState) bool {
-	subjects, restricted := (*a.allowed.Load())[export]
-	if !restricted {
-		return true
-	}
-	return st != nil && len(st.PeerCertificates) > 0 && matchesSubject(st.PeerCertificates[0], subjects)
 }
 
 // distinguishedName is the subject of cert as RFC 4514 writes it, and as GnuTLS and

@@ -14,19 +14,24 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bttnbd/bttnbd/internal/sandbox"
 )
 
 // listenUnix puts a socket at a path so that whoever finds it there can connect,
-// with the permissions it is to have:
+// with the permissions and the owner it is to have:
 //
 //  1. Under a lock on the directory, which keeps servers of this kind apart, what
 //     is at the path is looked at: nothing, or a dead socket.
-//  2. A socket is bound to another name, given its mode, and listened on.
+//  2. In a directory of its own a socket is bound, given its mode and its owner, and
+//     listened on.
 //  3. It is renamed to the path, over the dead one.
 //
 // A socket that is bound and not yet listened on refuses connections as a dead one
-// does; so it must not be seen before step 3.
-func listenUnix(a listenAddr, mode os.FileMode) (m madeListener, err error) {
+// does; so it must not be seen before step 3. And where others may write, whoever
+// could reach it by name in step 2 could put a link in its place, and have a server
+// of root change the mode of any file.
+func listenUnix(a listenAddr, mode os.FileMode, as *sandbox.Account) (m madeListener, err error) {
 	dir, err := os.Open(filepath.Dir(a.address))
 	if err != nil {
 		return m, listenError(a, err)
@@ -39,10 +44,14 @@ func listenUnix(a listenAddr, mode os.FileMode) (m madeListener, err error) {
 	if err != nil {
 		return m, err
 	}
+	own, err := ownDirectory(dir)
+	if err != nil {
+		return m, listenError(a, err)
+	}
+	defer own.remove()
 	// The way over the descriptor is short, however long the path is.
-	temporary := fmt.Sprintf("/proc/self/fd/%d/.bttnbd-%d", dir.Fd(), os.Getpid())
-	os.Remove(temporary) // of a server that was killed here
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
+	bound := fmt.Sprintf("/proc/self/fd/%d/s", own.Fd())
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: bound, Net: "unix"})
 	if err != nil {
 		return m, listenError(a, err)
 	}
@@ -50,23 +59,60 @@ func listenUnix(a listenAddr, mode os.FileMode) (m madeListener, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(listenError(a, err), l.Close())
-			os.Remove(temporary) // not there any more if it was renamed
+			os.Remove(bound) // not there any more if it was renamed
 		}
 	}()
-	if err = os.Chmod(temporary, mode); err != nil {
+	if err = errors.Join(os.Chmod(bound, mode), as.Own(bound)); err != nil {
+		return m, err
+	}
+	if m.socket, err = os.Lstat(bound); err != nil {
 		return m, err
 	}
 	var flags uint = unix.RENAME_NOREPLACE
 	if stale {
 		flags = 0
 	}
-	if err = unix.Renameat2(unix.AT_FDCWD, temporary, unix.AT_FDCWD, a.address, flags); err != nil {
+	if err = unix.Renameat2(unix.AT_FDCWD, bound, unix.AT_FDCWD, a.address, flags); err != nil {
 		return m, err
 	}
 	named := &unixListener{l, &net.UnixAddr{Name: a.address, Net: "unix"}}
-	m = madeListener{Listener: named, at: endpoint{addr: named.addr}}
-	m.socket, err = os.Lstat(a.address)
-	return m, err
+	m.Listener, m.at = named, endpoint{addr: named.addr}
+	return m, nil
+}
+
+// privateDirectory is one in which nobody else can do anything.
+type privateDirectory struct {
+	*os.File
+	name string
+}
+
+// ownDirectory makes one in dir. Others may rename it there, but not reach into it.
+func ownDirectory(dir *os.File) (d privateDirectory, err error) {
+	if d.name, err = os.MkdirTemp(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), ".bttnbd-"); err != nil {
+		return d, err
+	}
+	if d.File, err = os.OpenFile(d.name, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err != nil {
+		return d, errors.Join(err, os.Remove(d.name))
+	}
+	if err = d.check(); err != nil {
+		d.remove()
+	}
+	return d, err
+}
+
+// check refuses one that somebody has put in the place of ours.
+func (d privateDirectory) check() error {
+	var st unix.Stat_t
+	err := unix.Fstat(int(d.Fd()), &st)
+	if err == nil && (int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0) {
+		err = errors.New("somebody has exchanged a directory that was made there")
+	}
+	return err
+}
+
+func (d privateDirectory) remove() {
+	d.Close()
+	_ = unix.Rmdir(d.name)
 }
 
 // unixListener knows the path that it has come to, not the one that it was bound to.
@@ -77,16 +123,23 @@ type unixListener struct {
 
 func (l *unixListener) Addr() net.Addr { return l.addr }
 
-// lockDirectory holds a lock on dir until it is closed.
+// lockPatience is far more than any number of servers need that start at once.
+var lockPatience = 5 * time.Second
+
+// lockDirectory holds a lock on dir until it is closed. It is held for moments by
+// servers of this kind; but whoever may read the directory can hold one, and must not
+// keep a server from starting: after some time it goes on without.
 func lockDirectory(dir *os.File) error {
-	const patience, interval = 5 * time.Second, 10 * time.Millisecond
-	for deadline := time.Now().Add(patience); ; time.Sleep(interval) {
+	const interval = 10 * time.Millisecond
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(interval) {
 		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil || errors.Is(err, errors.ErrUnsupported) {
+		switch {
+		case err == nil, errors.Is(err, errors.ErrUnsupported):
 			return nil
-		}
-		if err != unix.EINTR && err != unix.EWOULDBLOCK || time.Now().After(deadline) {
-			return fmt.Errorf("its directory is locked by another program: %w: choose another path", err)
+		case err != unix.EINTR && err != unix.EWOULDBLOCK:
+			return fmt.Errorf("locking its directory: %w: choose another path", err)
+		case time.Now().After(deadline):
+			return nil
 		}
 	}
 }

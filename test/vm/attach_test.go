@@ -79,9 +79,9 @@ attach a auto /dax/a.btt
 attach b --connections 1 auto /dev/dax$R1.0
 attach c --log-level debug /dev/nbd7 /plain/c.btt
 [ $c = /dev/nbd7 ]
-grep '"durability":"dax"' /run/bttnbd/${a#/dev/}.log
-grep '"durability":"dax"' /run/bttnbd/${b#/dev/}.log
-grep '"durability":"msync"' /run/bttnbd/nbd7.log
+grep '"durability":"dax"' /run/bttnbd-attach/${a#/dev/}.log
+grep '"durability":"dax"' /run/bttnbd-attach/${b#/dev/}.log
+grep '"durability":"msync"' /run/bttnbd-attach/nbd7.log
 [ $(cat /sys/block/${a#/dev/}/queue/logical_block_size) = 4096 ]
 [ $(cat /sys/block/nbd7/queue/logical_block_size) = 512 ]
 [ $(cat /sys/block/nbd7/queue/max_sectors_kb) = 4096 ]
@@ -142,7 +142,7 @@ swapoff $b
 
 for d in $a $b $c; do bttnbd detach $d; done
 must_fail bttnbd detach $a
-[ -z "$(ls /run/bttnbd)" ]
+[ -z "$(ls /run/bttnbd-attach)" ]
 clean /dax/a.btt
 clean /dev/dax$R1.0
 clean /plain/c.btt
