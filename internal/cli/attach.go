@@ -213,8 +213,8 @@ const (
 	diskTimeout   = 30 * time.Second
 )
 
-// open opens the image as the kernel is to see it. All memory but that of the image
-// is locked.
+// open opens the image as the kernel is to see it. What the process has mapped before
+// is locked, the image is not.
 func (o *attachOptions) open(log zerolog.Logger) (*attach.Image, error) {
 	const unsafe = "not protected when memory is short"
 	if err := kernel.ProtectMemory(); err != nil {

@@ -15,9 +15,11 @@ import (
 // turn, nor for its own code to be read back from a disk, nor be killed for the
 // sake of memory.
 //
-// ProtectMemory is called before the image is mapped, KeepProtecting after it:
-// an image in the page cache must stay reclaimable, or all of it would be locked.
-// What the process has no right to do is in the errors; the server works without.
+// ProtectMemory is called before the image is mapped: one in the page cache must stay
+// reclaimable, or all of it would be locked. So it locks what is mapped at the call, as
+// it is used: the program, and the first 64 MiB that the Go runtime reserves for its
+// heap. What is mapped later is not. What the process has no right to do is in the
+// error; the server works without.
 func ProtectMemory() error {
 	return errors.Join(
 		named("mlockall", unix.Mlockall(unix.MCL_CURRENT|unix.MCL_ONFAULT)),
@@ -25,12 +27,6 @@ func ProtectMemory() error {
 		flushIO(),
 		named("oom_score_adj", os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)),
 	)
-}
-
-// KeepProtecting locks what the process will map from now on, too. All of it is
-// locked as it is used; the Go runtime maps far more than it uses.
-func KeepProtecting() error {
-	return named("mlockall", unix.Mlockall(unix.MCL_FUTURE|unix.MCL_ONFAULT))
 }
 
 // loadProgram brings all of the program into memory. That it is used is then too

@@ -7,11 +7,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"math/big"
 	"net"
-	"os"
-	"path/filepath"
 	"time"
 )
 
@@ -104,34 +101,4 @@ func (a *Authority) Configs() (server, client *tls.Config, err error) {
 	server = &tls.Config{Certificates: []tls.Certificate{sc}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: a.Pool()}
 	client = &tls.Config{Certificates: []tls.Certificate{cc}, RootCAs: a.Pool(), ServerName: TLSHosts[0]}
 	return server, client, nil
-}
-
-// Write puts certificates and keys into dir, under the names that libnbd, nbdkit
-// and qemu look for: ca-cert.pem, server-cert.pem, server-key.pem, client-cert.pem
-// and client-key.pem.
-func (a *Authority) Write(dir string) error {
-	if err := writePEM(filepath.Join(dir, "ca-cert.pem"), "CERTIFICATE", a.cert.Raw); err != nil {
-		return err
-	}
-	for _, name := range []string{"server", "client"} {
-		c, err := a.Issue(name, name == "server")
-		if err != nil {
-			return err
-		}
-		key, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
-		if err != nil {
-			return err
-		}
-		if err := writePEM(filepath.Join(dir, name+"-cert.pem"), "CERTIFICATE", c.Certificate[0]); err != nil {
-			return err
-		}
-		if err := writePEM(filepath.Join(dir, name+"-key.pem"), "PRIVATE KEY", key); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func writePEM(path, kind string, der []byte) error {
-	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
 }
