@@ -18,17 +18,28 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 )
 
+// options are the flags of the command.
+type options struct {
+	dir, only             string
+	jobs                  int
+	models                bool
+	doc, counts, failures string // files to write, or to append to; "" for none
+}
+
 func main() {
-	dir := flag.String("list", "fuzz/mutants", "`directory` of the patches")
-	only := flag.String("only", "", "run the mutants whose ID matches the `regexp` whole")
-	jobs := flag.Int("j", 2, "mutants at a `time`")
-	models := flag.Bool("models", false, "count what dies in the simulator under weaker crash models, too")
-	doc := flag.String("doc", "", "write the table to `file` as well, as Markdown")
-	counts := flag.String("counts", "", "append \"passed failed skipped\" to `file`, as testreport does")
+	var o options
+	flag.StringVar(&o.dir, "list", "fuzz/mutants", "`directory` of the patches")
+	flag.StringVar(&o.only, "only", "", "run the mutants whose ID matches the `regexp` whole")
+	flag.IntVar(&o.jobs, "j", 2, "mutants at a `time`")
+	flag.BoolVar(&o.models, "models", false, "count what dies in the simulator under weaker crash models, too")
+	flag.StringVar(&o.doc, "doc", "", "write the table to `file` as well, as Markdown")
+	flag.StringVar(&o.counts, "counts", "", "append \"passed failed skipped\" to `file`, as testreport does")
+	flag.StringVar(&o.failures, "failures", "", "append what is wrong to `file`, as testreport does")
 	flag.Parse()
-	ok, err := mutate(*dir, *only, *jobs, *models, *doc, *counts)
+	ok, err := mutate(o)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
 		os.Exit(2)
@@ -38,25 +49,12 @@ func main() {
 	}
 }
 
-func mutate(dir, only string, jobs int, models bool, doc, counts string) (ok bool, err error) {
-	which, err := regexp.Compile("^(?:" + only + ")$")
+func mutate(o options) (ok bool, err error) {
+	chosen, err := choose(o.dir, o.only)
 	if err != nil {
 		return false, err
 	}
-	all, err := load(dir)
-	if err != nil {
-		return false, err
-	}
-	chosen := all
-	if only != "" {
-		chosen = nil
-		for _, m := range all {
-			if which.MatchString(m.ID) {
-				chosen = append(chosen, m)
-			}
-		}
-	}
-	if doc != "" && only != "" {
+	if o.doc != "" && o.only != "" {
 		return false, fmt.Errorf("-doc describes all mutants, -only runs some: give one of them")
 	}
 	b, err := newBench(".")
@@ -64,17 +62,35 @@ func mutate(dir, only string, jobs int, models bool, doc, counts string) (ok boo
 		return false, err
 	}
 	defer b.close()
-	r := b.runAll(chosen, jobs, models)
+	r := b.runAll(chosen, o.jobs, o.models)
 	r.print(os.Stdout)
-	if doc != "" {
-		if err := r.write(doc); err != nil {
+	if o.doc != "" {
+		if err := r.write(o.doc); err != nil {
 			return false, err
 		}
 	}
-	if counts != "" {
-		if err := r.appendCounts(counts); err != nil {
+	if o.counts != "" {
+		if err := r.appendCounts(o.counts); err != nil {
+			return false, err
+		}
+	}
+	if o.failures != "" {
+		if err := r.appendFailures(o.failures); err != nil {
 			return false, err
 		}
 	}
 	return r.ok(), nil
+}
+
+// choose loads the lists and keeps the mutants whose ID matches only; all, if it is "".
+func choose(dir, only string) (chosen []mutant, err error) {
+	which, err := regexp.Compile("^(?:" + only + ")$")
+	if err != nil {
+		return nil, err
+	}
+	all, err := load(dir)
+	if err != nil || only == "" {
+		return all, err
+	}
+	return slices.DeleteFunc(all, func(m mutant) bool { return !which.MatchString(m.ID) }), nil
 }

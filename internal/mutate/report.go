@@ -115,13 +115,28 @@ func (r *report) modelRows() (rows []modelRow) {
 }
 
 // appendCounts adds the line that scripts/test sums up, each mutant as one test.
-func (r *report) appendCounts(path string) (err error) {
+func (r *report) appendCounts(path string) error {
+	good := r.count(func(o *outcome) bool { return o.Verdict.ok() })
+	return appendTo(path, fmt.Sprintf("%d %d 0\n", good, len(r.outcomes)-good))
+}
+
+// appendFailures adds what scripts/test shows again at its end.
+func (r *report) appendFailures(path string) error {
+	var b strings.Builder
+	for i := range r.outcomes {
+		if o := &r.outcomes[i]; !o.Verdict.ok() {
+			fmt.Fprintf(&b, "mutant %s, %s: %s; its driver: %s\n%s\n", o.ID, o.What, o.Verdict, o.Driver, clip(o.detail, 1000))
+		}
+	}
+	return appendTo(path, b.String())
+}
+
+func appendTo(path, text string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
 	if err != nil {
 		return err
 	}
-	good := r.count(func(o *outcome) bool { return o.Verdict.ok() })
-	_, err = fmt.Fprintf(f, "%d %d 0\n", good, len(r.outcomes)-good)
+	_, err = f.WriteString(text)
 	return errors.Join(err, f.Close())
 }
 

@@ -2,26 +2,25 @@
 // person wants of a long run: the go command's line for each package, the output
 // of the tests that failed, the tests that were skipped and why, and the counts.
 //
-//	go test -json ./... | go run ./internal/testreport -counts FILE
+//	go test -json ./... | go run ./internal/testreport -counts FILE -failures FILE
 //
-// The counts are appended to FILE as one line, "passed failed skipped". The exit
-// status is 1 when something failed.
+// The counts are appended to the one file as a line, "passed failed skipped", the
+// output of what failed to the other. The exit status is 1 when something failed.
 package main
 
 import (
+	"bytes"
+	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 )
 
 func main() {
 	counts := flag.String("counts", "", "append \"passed failed skipped\" to `FILE`")
+	failures := flag.String("failures", "", "append the output of what failed to `FILE`")
 	flag.Parse()
-	r, err := summarize(os.Stdin, os.Stdout)
-	if err == nil && *counts != "" {
-		err = appendCounts(*counts, r)
-	}
+	r, err := report(*counts, *failures)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "testreport:", err)
 		os.Exit(1)
@@ -31,14 +30,26 @@ func main() {
 	}
 }
 
-func appendCounts(path string, r result) (err error) {
+func report(counts, failures string) (r result, err error) {
+	var bad bytes.Buffer
+	if r, err = summarize(os.Stdin, os.Stdout, &bad); err != nil {
+		return r, err
+	}
+	if err := appendTo(counts, []byte(r.String()+"\n")); err != nil {
+		return r, err
+	}
+	return r, appendTo(failures, bad.Bytes())
+}
+
+// appendTo adds to a file, or to none with an empty path.
+func appendTo(path string, text []byte) error {
+	if path == "" {
+		return nil
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(f, r.String()+"\n")
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
+	_, err = f.Write(text)
+	return errors.Join(err, f.Close())
 }

@@ -26,15 +26,17 @@ func (r result) String() string { return fmt.Sprintf("%d %d %d", r.passed, r.fai
 
 type reporter struct {
 	w      io.Writer
+	bad    io.Writer // w, and what keeps only the failures
 	result result
 	output map[string][]string // of the tests under way, by "package test"
 	broken map[string]bool     // packages with a failing test
 }
 
 // summarize reads `go test -json` to its end, writes the report to w as it goes,
-// and returns the counts. Lines that are not JSON are passed through.
-func summarize(in io.Reader, w io.Writer) (result, error) {
-	r := reporter{w: w, output: map[string][]string{}, broken: map[string]bool{}}
+// and returns the counts. What tells of a failure goes to failures as well. Lines
+// that are not JSON are passed through.
+func summarize(in io.Reader, w, failures io.Writer) (result, error) {
+	r := reporter{w: w, bad: io.MultiWriter(w, failures), output: map[string][]string{}, broken: map[string]bool{}}
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
@@ -51,7 +53,7 @@ func summarize(in io.Reader, w io.Writer) (result, error) {
 func (r *reporter) add(e event) {
 	switch {
 	case e.Action == "build-output":
-		fmt.Fprint(r.w, e.Output)
+		fmt.Fprint(r.bad, e.Output)
 	case e.Test != "":
 		r.addTest(e)
 	case e.Action == "output":
@@ -72,7 +74,7 @@ func (r *reporter) addTest(e event) {
 	case "fail":
 		r.result.failed++
 		r.broken[e.Package] = true
-		fmt.Fprint(r.w, strings.Join(r.output[key], ""))
+		fmt.Fprint(r.bad, strings.Join(r.output[key], ""))
 	case "skip":
 		r.result.skipped++
 		fmt.Fprintf(r.w, "SKIP\t%s\t%s\n", key, reason(r.output[key]))
@@ -100,7 +102,7 @@ func (r *reporter) packageFailed(e event) {
 	r.result.failed++
 	for key, lines := range r.output {
 		if key == e.Package || strings.HasPrefix(key, e.Package+" ") {
-			fmt.Fprint(r.w, strings.Join(lines, ""))
+			fmt.Fprint(r.bad, strings.Join(lines, ""))
 		}
 	}
 }

@@ -67,13 +67,16 @@ func TestSummarize(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			var w strings.Builder
-			got, err := summarize(strings.NewReader(tt.in), &w)
+			var w, bad strings.Builder
+			got, err := summarize(strings.NewReader(tt.in), &w, &bad)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if got != tt.want {
 				t.Errorf("counts %+v, want %+v", got, tt.want)
+			}
+			if failed := tt.want.failed > 0; strings.Contains(bad.String(), tt.show[0]) != failed {
+				t.Errorf("%q among the failures: %t, want %t", tt.show[0], !failed, failed)
 			}
 			for _, s := range tt.show {
 				if !strings.Contains(w.String(), s) {
