@@ -10,7 +10,8 @@
 // applied with go's -overlay, so that nothing in the tree changes and nothing of
 // them is in what ships. The exit status is 1 when a mutant survives without a
 // reason, dies with a reason, dies of something else than its symptom, or of
-// nothing but the test's timeout, which proves only that it is slow.
+// nothing but the test's timeout, which proves only that it is slow. A wrong verdict
+// is tried once more, and both are reported: drivers of real threads depend on chance.
 package main
 
 import (

@@ -11,7 +11,7 @@ import (
 
 // A mutant is one way of breaking the code.
 type mutant struct {
-	ID         string // M1…: of the project's list of known BTT bugs; N1…: found since
+	ID         string // M1…: of the project's list of known BTT bugs; other letters: found since
 	What       string
 	File       string // in the tree, with slashes
 	Driver     driver // the tests that must notice
@@ -138,7 +138,7 @@ func parse(name, text string) (all []mutant, err error) {
 	return all, nil
 }
 
-var idForm = regexp.MustCompile(`^[MN][0-9]+[a-z]?$`)
+var idForm = regexp.MustCompile(`^[A-Z][0-9]+[a-z]?$`)
 
 func isID(s string) bool { return idForm.MatchString(s) }
 

@@ -71,7 +71,7 @@ func TestDocument(t *testing.T) {
 	}
 	_, lasting, _ := strings.Cut(string(text), "\n## Equivalent\n")
 	var listed, want []string
-	for _, m := range regexp.MustCompile(`(?m)^\| ([MN][0-9]+[a-z]?) \|`).FindAllStringSubmatch(string(text), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\| ([A-Z][0-9]+[a-z]?) \|`).FindAllStringSubmatch(string(text), -1) {
 		listed = append(listed, m[1])
 	}
 	for _, m := range mutants(t) {
@@ -169,6 +169,41 @@ func TestJudge(t *testing.T) {
 		}
 		if c.want == killed && (o.Test != "TestX/a" || o.Line != "block 3 is owned by b") {
 			t.Errorf("killed by %q, %q", o.Test, o.Line)
+		}
+	}
+}
+
+// Goal: a verdict that chance has made is told from a lasting one, and not hidden.
+func TestSecondTry(t *testing.T) {
+	dead := "--- FAIL: TestX\n block 3 is owned by b\n"
+	for _, c := range []struct {
+		outs        []string
+		want, first verdict
+	}{
+		{[]string{dead}, killed, ""},
+		{[]string{"ok", dead}, killed, survived},
+		{[]string{"ok", "ok"}, survived, ""},
+		{[]string{"--- FAIL: TestX\n else\n", "ok"}, survived, ""},
+	} {
+		o := outcome{mutant: mutant{ID: "N9", Symptom: regexp.MustCompile("is owned by")}}
+		n := 0
+		o.try(func() (string, error) {
+			n++
+			if out := c.outs[n-1]; out != "ok" {
+				return out, os.ErrInvalid
+			}
+			return "ok", nil
+		})
+		if n != len(c.outs) || o.Verdict != c.want || o.First != c.first {
+			t.Errorf("%q: %s, first %q, after %d; want %s, first %q", c.outs, o.Verdict, o.First, n, c.want, c.first)
+		}
+		failures := t.TempDir() + "/failures"
+		if err := (&report{outcomes: []outcome{o}}).appendFailures(failures); err != nil {
+			t.Fatal(err)
+		}
+		text, _ := os.ReadFile(failures)
+		if shown := strings.Contains(string(text), "N9"); shown != (c.want != killed || c.first != "") {
+			t.Errorf("%q: among the failures: %t\n%s", c.outs, shown, text)
 		}
 	}
 }

@@ -61,8 +61,8 @@ func (r *report) print(w io.Writer) {
 		fmt.Fprintf(w, "%-5s %5.1f s  %-58.58s %-10s %-32.32s %s\n", o.ID, o.Took.Seconds(), o.What, o.Verdict, o.by(), o.why())
 	}
 	for _, o := range r.outcomes {
-		if o.detail != "" {
-			fmt.Fprintf(w, "\n%s: %s\n%s\n", o.ID, o.Verdict, clip(o.detail, 2000))
+		if o.detail != "" || o.First != "" {
+			fmt.Fprintf(w, "\n%s: %s\n%s\n", o.ID, o.verdicts(), clip(o.detail, 2000))
 		}
 	}
 	fmt.Fprintf(w, "\n%s, in %.0f s\n", r.totals(), r.took.Seconds())
@@ -76,7 +76,11 @@ func (r *report) print(w io.Writer) {
 
 func (r *report) totals() string {
 	bad := r.count(func(o *outcome) bool { return !o.Verdict.ok() })
-	return fmt.Sprintf("%d mutants: %d killed, %d equivalent, %d wrong", len(r.outcomes), r.is(killed), r.is(equivalent), bad)
+	totals := fmt.Sprintf("%d mutants: %d killed, %d equivalent, %d wrong", len(r.outcomes), r.is(killed), r.is(equivalent), bad)
+	if n := r.count(func(o *outcome) bool { return o.First != "" }); n > 0 {
+		totals += fmt.Sprintf(" (%d only at the second try)", n)
+	}
+	return totals
 }
 
 func (o *outcome) by() string {
@@ -120,12 +124,21 @@ func (r *report) appendCounts(path string) error {
 	return appendTo(path, fmt.Sprintf("%d %d 0\n", good, len(r.outcomes)-good))
 }
 
-// appendFailures adds what scripts/test shows again at its end.
+// verdicts is the verdict, and the first one where it took two tries.
+func (o *outcome) verdicts() string {
+	if o.First != "" {
+		return fmt.Sprintf("%s at the second try, at the first: %s", o.Verdict, o.First)
+	}
+	return string(o.Verdict)
+}
+
+// appendFailures adds what scripts/test shows again at its end: what is wrong, and
+// what was wrong once.
 func (r *report) appendFailures(path string) error {
 	var b strings.Builder
 	for i := range r.outcomes {
-		if o := &r.outcomes[i]; !o.Verdict.ok() {
-			fmt.Fprintf(&b, "mutant %s, %s: %s; its driver: %s\n%s\n", o.ID, o.What, o.Verdict, o.Driver, clip(o.detail, 1000))
+		if o := &r.outcomes[i]; !o.Verdict.ok() || o.First != "" {
+			fmt.Fprintf(&b, "mutant %s, %s: %s; its driver: %s\n%s\n", o.ID, o.What, o.verdicts(), o.Driver, clip(o.detail, 1000))
 		}
 	}
 	return appendTo(path, b.String())

@@ -26,6 +26,9 @@ type outcome struct {
 	Test    string // that failed
 	Line    string // of its output, in which the symptom is
 	Took    time.Duration
+	// First is a wrong verdict that a second try did not confirm: the driver depends on
+	// chance. It is reported, so that somebody makes it certain.
+	First verdict
 	// Models says under which crash models the simulator notices; nil if not asked.
 	Models map[string]bool
 	detail string // the output, where the verdict needs explaining
@@ -104,7 +107,9 @@ func (b *bench) run(m mutant, models bool) outcome {
 	if m.Driver.Lint {
 		model = "full"
 	}
-	o.judge(b.test(m, append(env, "BTTNBD_MODEL="+model), m.Driver.pattern(), m.Driver.Long))
+	o.try(func() (string, error) {
+		return b.test(m, append(env, "BTTNBD_MODEL="+model), m.Driver.pattern(), m.Driver.Long)
+	})
 	o.Took = time.Since(start)
 	if models && m.Driver.Package == simulator && o.Verdict == killed {
 		o.Models = b.weaker(m, env)
@@ -126,6 +131,19 @@ func (b *bench) weaker(m mutant, env []string) map[string]bool {
 		noticed[model] = dead
 	}
 	return noticed
+}
+
+// try runs the driver, and once more after a wrong verdict.
+func (o *outcome) try(driver func() (out string, err error)) {
+	o.judge(driver())
+	if o.Verdict.ok() {
+		return
+	}
+	again := outcome{mutant: o.mutant}
+	if again.judge(driver()); again.Verdict.ok() {
+		again.First, again.detail = o.Verdict, o.detail
+	}
+	*o = again
 }
 
 // judge compares what the driver said with what it should say.
