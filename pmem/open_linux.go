@@ -78,6 +78,12 @@ func Create(path string, size uint64, o Options) (*Region, error) {
 		return nil, fmt.Errorf("%s: create: %w", path, err)
 	}
 	o.SizeIfEmpty = size
+	return ownNew(path, fd, o)
+}
+
+// ownNew becomes the owner of the new file fd, unless somebody who has seen its name
+// was quicker.
+func ownNew(path string, fd int, o Options) (*Region, error) {
 	r, err := attach(path, fd, o)
 	var inUse *InUseError
 	switch {

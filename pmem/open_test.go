@@ -292,3 +292,37 @@ func TestDAXSize(t *testing.T) {
 		t.Error("garbage was taken for a size")
 	}
 }
+
+// Goal: whoever makes a new file and finds that somebody else has taken it between
+// its name and its lock, leaves it to the other, who may also have been and gone.
+func TestCreateAndSomebodyQuicker(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		path := filepath.Join(diskDir(t), "f")
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := Open(path, Options{SizeIfEmpty: 8192})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gone {
+			if err := other.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := ownNew(path, fd, Options{SizeIfEmpty: 4096})
+		var inUse *InUseError
+		if r != nil || !errors.As(err, &inUse) != gone || !errors.Is(err, fs.ErrExist) != !gone {
+			t.Errorf("gone %t: %v, %v", gone, r, err)
+		}
+		if st, err := os.Stat(path); err != nil || st.Size() != 8192 {
+			t.Errorf("gone %t: the file of the other is gone, or of another size: %v", gone, err)
+		}
+		if !gone {
+			if err := other.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
