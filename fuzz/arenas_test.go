@@ -21,6 +21,7 @@ const arenas = 3
 // what opens is whole, and anything can be formatted again. Method: every image of
 // every crash in a format over zeros, ones, and another BTT of several arenas.
 func TestFormatArenas(t *testing.T) {
+	t.Parallel()
 	for _, f := range flavours[:3] {
 		size := f.Start + arenas*arena
 		used := make([]byte, size)

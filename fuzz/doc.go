@@ -10,11 +10,13 @@
 //	foreign_test.go   what Linux and PMDK would make of a crash image
 //	explore_test.go   every image of a crash: recover, read, check, go on, crash again
 //	sequence_test.go  all short sequences of operations
+//	pagecache_test.go the same for a file behind the page cache; an msync that fails
 //	epochs_test.go    a second crash after recovery and one more operation; every lane
 //	schedule_test.go  every order of what a few threads do
 //	history_test.go   whether any order of operations explains what was read
 //	sampled_test.go   long lives, from a seed
 //	format_test.go    crashes while a BTT is being made
+//	grow_test.go      crashes while one becomes larger
 //	repair_test.go    crashes while one is being repaired
 //	arenas_test.go    several arenas, and one beyond 4 GiB
 //	corrupt_test.go   what no crash leaves is refused

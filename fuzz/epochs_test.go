@@ -15,6 +15,7 @@ import (
 // wrong state, shows only so. Method: short sequences with a crash or a kill in the
 // last operation, recovery, then every operation with a crash in it.
 func TestEpochs(t *testing.T) {
+	t.Parallel()
 	parent := t
 	length := 2
 	if testing.Short() {

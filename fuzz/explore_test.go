@@ -12,6 +12,7 @@ import (
 // explorer looks at every image that a crash can leave.
 type explorer struct {
 	flavour layout.Flavour
+	file    bool // the memory is a file behind the page cache
 	alone   bool // recovery by others is looked at elsewhere
 	images  int  // crash images recovered and verified
 	nested  int  // of them, from a crash in recovery or after it
@@ -20,6 +21,8 @@ type explorer struct {
 	states  map[promise0]struct{}
 	spare   [4]*pmemtest.Machine // by depth
 	seen    map[moment]struct{}  // see again
+	used    map[moment]struct{}  // see use
+	skipped int                  // images whose use it left out
 	seed    maphash.Seed
 }
 
@@ -33,21 +36,54 @@ type moment struct {
 // before: the memory, the promise, and how deep to look.
 func (e *explorer) again(m *pmemtest.Machine, p promise, depth int) bool {
 	if e.seen == nil {
-		e.seen, e.seed = map[moment]struct{}{}, maphash.MakeSeed()
+		e.seen = map[moment]struct{}{}
 	}
+	at := moment{m.Fingerprint(e.hashSeed()), e.hashPromise(p, depth)}
+	_, again := e.seen[at]
+	e.seen[at] = struct{}{}
+	return again
+}
+
+// use is goOn, unless a device has been used, from recovery on, that was in every way
+// the one of w: its machine began with the same memory after the power cut, and the
+// same was promised. A device follows from that memory, and what is done with it here
+// from the promise, so all would end as it did. A failure ends everything: it was good.
+func (e *explorer) use(w *world) error {
+	origin, ok := w.m.Origin(e.hashSeed())
+	at := moment{origin, e.hashPromise(w.now, w.writes)}
+	if _, done := e.used[at]; done && ok {
+		e.skipped++
+		return nil
+	}
+	choices := w.m.Count.Choices
+	err := e.goOn(w)
+	if ok && w.m.Count.Choices == choices { // or there is another end for each choice
+		if e.used == nil {
+			e.used = map[moment]struct{}{}
+		}
+		e.used[at] = struct{}{}
+	}
+	return err
+}
+
+func (e *explorer) hashSeed() maphash.Seed {
+	if e.seed == (maphash.Seed{}) {
+		e.seed = maphash.MakeSeed()
+	}
+	return e.seed
+}
+
+func (e *explorer) hashPromise(p promise, n int) uint64 {
 	var h maphash.Hash
-	h.SetSeed(e.seed)
-	maphash.WriteComparable(&h, depth)
+	h.SetSeed(e.hashSeed())
+	maphash.WriteComparable(&h, n)
 	for i := range p {
 		maphash.WriteComparable(&h, len(p[i]))
 		for _, c := range p[i] {
 			maphash.WriteComparable(&h, c)
 		}
 	}
-	at := moment{m.Fingerprint(e.seed), h.Sum64()}
-	_, again := e.seen[at]
-	e.seen[at] = struct{}{}
-	return again
+	return h.Sum64()
 }
 
 // promise0 is a distinct state after recovery.
@@ -126,7 +162,7 @@ func (e *explorer) verify(m *pmemtest.Machine, before *world, p promise, depth i
 		}
 		e.nested++
 	}
-	return e.goOn(w)
+	return e.use(w)
 }
 
 func (e *explorer) wrap(where string, err error) error {
@@ -166,10 +202,18 @@ func (e *explorer) goOn(w *world) error {
 	return bijective(w.m.Region(), e.flavour)
 }
 
+// world is a freshly formatted device in the memory that is being explored.
+func (e *explorer) world() *world {
+	if e.file {
+		return newWorldOn(pmemtest.NewFile(formatted[e.flavour.Name]))
+	}
+	return newWorld(e.flavour)
+}
+
 // run carries the operations out, the last one with a crash before each drain and
 // after it is done.
 func (e *explorer) run(ops []op, depth int) error {
-	w := newWorld(e.flavour)
+	w := e.world()
 	for i, o := range ops {
 		last := i == len(ops)-1
 		if last {

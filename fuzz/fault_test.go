@@ -62,6 +62,7 @@ var before = [][]op{
 // and after a reopen all is well. Method: every operation with the n-th access, or
 // the n-th drain, failing, for n = 1, 2, … until none does.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	reads := []op{{opRead, 0, lowLanes}, {opRead, 1, lowLanes}, {opRead, 2, lowLanes}}
 	for _, r := range refusals {
 		e := &explorer{flavour: layout.UEFI}
@@ -76,6 +77,7 @@ func TestFaults(t *testing.T) {
 // ahead of media by is built upon. Method: as before; then the flag is cleared, every
 // lane writes, and every further operation is cut short at every moment.
 func TestFaultsCleared(t *testing.T) {
+	t.Parallel()
 	for _, r := range refusals {
 		e := &explorer{flavour: layout.UEFI}
 		cleared, refused := 0, 0
@@ -150,7 +152,7 @@ func (e *explorer) refuseEach(t *testing.T, r refusal, ops []op, after func(*wor
 // refuse carries prefix out, then o with a failure, then goes on. hit is false
 // when o was done before it came to that.
 func (e *explorer) refuse(prefix []op, o op, r refusal, n int, after func(*world, op) error) (hit bool, err error) {
-	w := newWorld(e.flavour)
+	w := e.world()
 	for _, p := range prefix {
 		if err := w.do(p); err != nil {
 			return false, err
@@ -271,6 +273,7 @@ func (w *world) readUndecided() error {
 // lane and no announcement behind, and what it has half done is not built upon.
 // Method: schedules of two threads with the n-th access of both together failing.
 func TestFaultSchedules(t *testing.T) {
+	t.Parallel()
 	for _, s := range []scenario{
 		{"two writers, one block", 1, [][]op{{{opWrite, 0, lowLanes}}, {{opWrite, 0, highLanes}}}},
 		{"writer and reader", 1, [][]op{{{opWrite, 0, lowLanes}, {opWrite, 0, lowLanes}}, {{opRead, 0, lowLanes}}}},

@@ -251,6 +251,7 @@ func repairImage(r *pmem.Region) (*check.Report, error) {
 // reader anything but what was there before or an error; run again it ends clean, at
 // the loss of the same blocks and no others; the same holds for the second run.
 func TestRepairCrash(t *testing.T) {
+	t.Parallel()
 	images, kills, opens := 0, 0, 0
 	for _, f := range repaired {
 		for _, c := range hurts {

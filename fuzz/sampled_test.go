@@ -31,6 +31,7 @@ const samples = 1500
 // happen again; then every block must be what an order of the operations explains.
 // All of it follows from a seed.
 func TestSampled(t *testing.T) {
+	t.Parallel()
 	first, err := strconv.ParseUint(os.Getenv(seedVariable), 10, 63)
 	if err != nil {
 		first = rand.Uint64() >> 1

@@ -53,6 +53,7 @@ var scenarios = []scenario{
 // schedule with a bounded number of preemptions, at every access to the memory,
 // every lock and every wait.
 func TestSchedules(t *testing.T) {
+	t.Parallel()
 	var all struct{ schedules, images atomic.Int64 }
 	try := func(name string, s scenario, f layout.Flavour) {
 		parent := t
@@ -60,7 +61,7 @@ func TestSchedules(t *testing.T) {
 			if !beside(t, parent) {
 				return
 			}
-			schedules, images := s.test(t, f)
+			schedules, images := s.test(t, &explorer{flavour: f})
 			all.schedules.Add(int64(schedules))
 			all.images.Add(int64(images))
 		})
@@ -82,8 +83,7 @@ func TestSchedules(t *testing.T) {
 	}
 }
 
-func (s *scenario) test(t *testing.T, f layout.Flavour) (schedules, images int) {
-	e := &explorer{flavour: f}
+func (s *scenario) test(t *testing.T, e *explorer) (schedules, images int) {
 	start := time.Now()
 	for o := new(pmemtest.Odometer); ; {
 		schedules++
@@ -132,7 +132,7 @@ func (s *scenario) run(e *explorer, c pmemtest.Chooser) error {
 // reports whether it came to that.
 func (s *scenario) runFailing(e *explorer, c pmemtest.Chooser, failing int) (met bool, err error) {
 	left := failing
-	r := &run{faulty: failing > 0, w: newWorld(e.flavour)}
+	r := &run{faulty: failing > 0, w: e.world()}
 	m := r.w.m
 	at := reflect.ValueOf(m.Peek()).Pointer()
 	threads, stop := r.start(s.threads, 0)

@@ -16,6 +16,7 @@ import (
 // (earlier ones are the end of a shorter sequence), every image of each crash,
 // and on each image crashes in recovery and after it.
 func TestSequences(t *testing.T) {
+	t.Parallel()
 	parent := t
 	for _, c := range []struct {
 		flavour                layout.Flavour
@@ -35,22 +36,33 @@ func TestSequences(t *testing.T) {
 				return
 			}
 			e := &explorer{flavour: c.flavour}
-			start := time.Now()
-			sequences := 0
-			forEachSequence(c.length, func(ops []op) {
-				sequences++
-				if err := e.run(ops, c.depth); err != nil {
-					t.Fatalf("%v: %v", ops, err)
-				}
-			})
-			took := time.Since(start)
-			t.Logf("%d sequences, %d images (%d after a kill, %d points of nested crashes), %d lines decided, %d distinct states, %.1f s, %.0f images/s",
-				sequences, e.images, e.kills, e.nested, e.choices, len(e.states), took.Seconds(), float64(e.images)/took.Seconds())
-			atLeast(t, "images", e.images, c.images)
-			atLeast(t, "points of nested crashes", e.nested, c.nested)
-			atLeast(t, "distinct states", len(e.states), c.states)
+			e.sequences(t, c.length, c.depth)
+			e.atLeast(t, c.images, c.nested, c.states)
 		})
 	}
+}
+
+// sequences runs all sequences up to a length.
+func (e *explorer) sequences(t *testing.T, length, depth int) {
+	t.Helper()
+	start := time.Now()
+	sequences := 0
+	forEachSequence(length, func(ops []op) {
+		sequences++
+		if err := e.run(ops, depth); err != nil {
+			t.Fatalf("%v: %v", ops, err)
+		}
+	})
+	took := time.Since(start)
+	t.Logf("%d sequences, %d images (%d after a kill, %d points of nested crashes), %d lines decided, %d distinct states, %.1f s, %.0f images/s; of %d the use is another's",
+		sequences, e.images, e.kills, e.nested, e.choices, len(e.states), took.Seconds(), float64(e.images)/took.Seconds(), e.skipped)
+}
+
+func (e *explorer) atLeast(t *testing.T, images, nested, states int) {
+	t.Helper()
+	atLeast(t, "images", e.images, images)
+	atLeast(t, "points of nested crashes", e.nested, nested)
+	atLeast(t, "distinct states", len(e.states), states)
 }
 
 // Goal: the simulator can tell what the order of stores to one line is worth. On

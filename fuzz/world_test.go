@@ -148,8 +148,11 @@ type world struct {
 }
 
 // newWorld is a freshly formatted device.
-func newWorld(f layout.Flavour) *world {
-	w := &world{m: pmemtest.New(formatted[f.Name])}
+func newWorld(f layout.Flavour) *world { return newWorldOn(pmemtest.New(formatted[f.Name])) }
+
+// newWorldOn is the device that a machine holds, on which nothing was written yet.
+func newWorldOn(m *pmemtest.Machine) *world {
+	w := &world{m: m}
 	for i := range w.now {
 		w.now[i] = []content{zero}
 	}

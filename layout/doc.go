@@ -9,7 +9,8 @@
 // # Container
 //
 // A container (namespace, image file, pool) holds arenas back to back. The first
-// begins where the [Flavour] says; each but the last is 512 GiB.
+// begins where the [Flavour] says; each but the last is 512 GiB, unless the image has
+// grown: then they have any size.
 //
 //	kernel   0        4096                        4096+2^39
 //	         | unused | arena 0                   | arena 1 … | rest, if < 16 MiB

@@ -1,7 +1,9 @@
 package layout_test
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"log"
 
 	"github.com/google/uuid"
@@ -47,6 +49,37 @@ func ExampleDecodeInfo() {
 	// Output:
 	// 6a1e9a0e-95a4-4a4f-8f5e-1f5a9d9f1c02, version 2.0, 64716 blocks of 512 bytes
 	// bad info block checksum
+}
+
+// Which flavour an image is, by the info block at the start of its first arena. The
+// image may be a file, a device or, as here, bytes; package check looks at the backup
+// copies, too.
+func ExampleFlavours() {
+	image := make([]byte, 64<<20)
+	g, err := layout.Kernel.Geometry(uint64(len(image))-layout.Kernel.Start, 4096, layout.DefaultNfree)
+	if err != nil {
+		log.Fatal(err)
+	}
+	in := g.Info(layout.Kernel, uuid.MustParse("6a1e9a0e-95a4-4a4f-8f5e-1f5a9d9f1c02"), uuid.Nil, 0)
+	in.Encode(image[layout.Kernel.Start:])
+
+	var r io.ReaderAt = bytes.NewReader(image)
+	for _, f := range layout.Flavours() {
+		block := make([]byte, layout.InfoSize)
+		if _, err := r.ReadAt(block, int64(f.Start)); err != nil {
+			log.Fatal(err)
+		}
+		in, err := layout.DecodeInfo(block)
+		if err == nil && in.Major == f.Major && in.Minor == f.Minor {
+			fmt.Printf("%s: %d blocks of %d bytes, map at %d\n", f.Name, in.ExternalNLBA, in.ExternalLBASize, f.Start+in.MapOff)
+		} else {
+			fmt.Printf("%s: %v\n", f.Name, err)
+		}
+	}
+	// Output:
+	// pmemblk: no BTT signature
+	// kernel: 16104 blocks of 4096 bytes, map at 67022848
+	// uefi: no BTT signature
 }
 
 // The four meanings of a map entry.

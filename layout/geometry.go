@@ -2,6 +2,7 @@ package layout
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 )
@@ -138,12 +139,15 @@ func (in *Info) Validate(avail uint64) error {
 		{aligned(in.MapOff) && fits(in.DataOff, uint64(in.InternalNLBA)*uint64(in.InternalLBASize), in.MapOff), "mapoff", in.MapOff, "a multiple of 4096 behind the data"},
 		{aligned(in.FlogOff) && fits(in.MapOff, uint64(in.ExternalNLBA)*4, in.FlogOff), "flogoff", in.FlogOff, "a multiple of 4096 behind the map"},
 		{aligned(in.InfoOff) && fits(in.FlogOff, uint64(in.Nfree)*FlogGroupSize, in.InfoOff), "infooff", in.InfoOff, "a multiple of 4096 behind the flog"},
-		{fits(in.InfoOff, InfoSize, avail), "infooff", in.InfoOff, fmt.Sprintf("inside the arena's %d bytes", avail)},
+		{fits(in.InfoOff, InfoSize, avail), "infooff", in.InfoOff, "inside the arena's %d bytes"},
 		{in.NextOff == 0 || aligned(in.NextOff) && fits(in.InfoOff, InfoSize, in.NextOff), "nextoff", in.NextOff, "0, or a multiple of 4096 behind the backup info block"},
-		{in.NextOff == 0 || fits(in.NextOff, InfoSize, avail), "nextoff", in.NextOff, fmt.Sprintf("inside the container's %d bytes", avail)},
+		{in.NextOff == 0 || fits(in.NextOff, InfoSize, avail), "nextoff", in.NextOff, "inside the container's %d bytes"},
 	}
 	for _, c := range checks {
 		if !c.ok {
+			if strings.Contains(c.want, "%d") { // made here only: nearly all that is judged is right
+				c.want = fmt.Sprintf(c.want, avail)
+			}
 			return &FieldError{Field: c.field, Value: c.value, Want: c.want}
 		}
 	}

@@ -37,6 +37,9 @@ const (
 // Signature is what every info block begins with.
 var Signature = [16]byte{'B', 'T', 'T', '_', 'A', 'R', 'E', 'N', 'A', '_', 'I', 'N', 'F', 'O'}
 
+// SignatureWord is the first 8 bytes of [Signature], as they stand on media.
+const SignatureWord = 0x4e45_5241_5f54_5442
+
 // Info is a decoded info block. Offsets are relative to the start of its arena.
 type Info struct {
 	UUID            uuid.UUID // of the BTT, the bytes as they stand on media
@@ -134,20 +137,41 @@ func PatchParent(b []byte, parent uuid.UUID) {
 	binary.LittleEndian.PutUint64(b[offChecksum:], infoChecksum(b))
 }
 
+// PatchNext changes the distance to the next arena, in bytes, of an encoded info block
+// as [PatchFlags] does the flags.
+func PatchNext(b []byte, next uint64) {
+	binary.LittleEndian.PutUint64(b[offNextOff:], next)
+	binary.LittleEndian.PutUint64(b[offChecksum:], infoChecksum(b))
+}
+
 func infoChecksum(b []byte) uint64 { return Fletcher64(b[:InfoSize], offChecksum, InfoSize) }
 
 // Fletcher64 is the checksum of info blocks and of PMDK pool headers over the
 // little-endian 32-bit words of b: two running sums modulo 2^32. The words from
 // byte zeroFrom up to zeroTo count as zero but are still iterated, which moves
 // the high sum on. (UEFI 6.3.5 "Checksum"; it is not the textbook Fletcher-64,
-// which reduces modulo 2^32-1.) len(b) is a multiple of 4.
+// which reduces modulo 2^32-1.) All three are multiples of 4.
 func Fletcher64(b []byte, zeroFrom, zeroTo int) uint64 {
-	var lo, hi uint32
-	for i := 0; i < len(b); i += 4 {
-		if i < zeroFrom || i >= zeroTo {
-			lo += binary.LittleEndian.Uint32(b[i:])
-		}
+	zeroFrom = min(zeroFrom, len(b))
+	zeroTo = max(zeroFrom, min(zeroTo, len(b)))
+	lo, hi := fletcher64(0, 0, b[:zeroFrom])
+	hi += lo * uint32((zeroTo-zeroFrom)/4)
+	lo, hi = fletcher64(lo, hi, b[zeroTo:])
+	return uint64(hi)<<32 | uint64(lo)
+}
+
+// fletcher64 goes on with the sums over b, four words at a time: of the four that
+// are added to lo one after the other, hi gets the first four times, the last once.
+func fletcher64(lo, hi uint32, b []byte) (uint32, uint32) {
+	for ; len(b) >= 16; b = b[16:] {
+		a, c := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])
+		w0, w1, w2, w3 := uint32(a), uint32(a>>32), uint32(c), uint32(c>>32)
+		hi += 4*(lo+w0) + 3*w1 + 2*w2 + w3
+		lo += w0 + w1 + w2 + w3
+	}
+	for ; len(b) >= 4; b = b[4:] {
+		lo += binary.LittleEndian.Uint32(b)
 		hi += lo
 	}
-	return uint64(hi)<<32 | uint64(lo)
+	return lo, hi
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"math"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"testing"
@@ -147,6 +148,29 @@ func TestPatchFlags(t *testing.T) {
 	for i := range b {
 		if b[i] != before[i] && !(i >= 48 && i < 52) && i < 4088 {
 			t.Errorf("byte %d changed from %#x to %#x", i, before[i], b[i])
+		}
+	}
+}
+
+// Goal: four words at a time are added up as one by one. Method: the definition
+// beside it, for every length and every part that counts as zeros.
+func TestFletcher64Definition(t *testing.T) {
+	b := make([]byte, 19*4)
+	rand.NewChaCha8([32]byte{}).Read(b)
+	for end := 0; end <= len(b); end += 4 {
+		for from := 0; from <= end; from += 4 {
+			for to := from; to <= end; to += 4 {
+				var lo, hi uint32
+				for i := 0; i < end; i += 4 {
+					if i < from || i >= to {
+						lo += binary.LittleEndian.Uint32(b[i:])
+					}
+					hi += lo
+				}
+				if got, want := Fletcher64(b[:end], from, to), uint64(hi)<<32|uint64(lo); got != want {
+					t.Fatalf("of %d bytes, %d to %d zeros: %#x, want %#x", end, from, to, got, want)
+				}
+			}
 		}
 	}
 }

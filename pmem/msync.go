@@ -12,6 +12,7 @@ type Stats struct {
 	Drains uint64 // calls of Drain
 	Rounds uint64 // calls of msync(2) they shared
 	Bytes  uint64 // bytes handed to msync(2), clean pages included
+	Err    error  // why every Drain fails from now on; nil while they do not
 }
 
 // Stats returns the counts so far.
@@ -21,7 +22,9 @@ func (r *Region) Stats() Stats {
 	}
 	r.commit.mu.Lock()
 	defer r.commit.mu.Unlock()
-	return r.commit.stats
+	s := r.commit.stats
+	s.Err = r.commit.err
+	return s
 }
 
 // A committer turns many drains into few calls of msync: group commit, as in a
@@ -120,9 +123,16 @@ func (c *committer) lead() {
 func (r *Region) msync(lo, hi uint64) error {
 	lo &^= uint64(unix.Getpagesize()) - 1
 	for {
-		err := unix.Msync(r.mem[lo:hi], unix.MS_SYNC)
+		err := r.syncPages(lo, hi)
 		if err != unix.EINTR {
 			return err
 		}
 	}
+}
+
+func (r *Region) syncPages(lo, hi uint64) error {
+	if r.kernel != nil {
+		return r.kernel(lo, hi)
+	}
+	return unix.Msync(r.mem[lo:hi], unix.MS_SYNC)
 }

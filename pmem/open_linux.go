@@ -199,12 +199,20 @@ func attach(path string, fd int, o Options) (r *Region, err error) {
 			unix.Munmap(mem)
 			return nil, fmt.Errorf("%s: fdatasync: %w", path, err)
 		}
+		dropCache(fd)
 		r.commit = newCommitter(path, r.msync)
 	}
 	sparse := st.Mode&unix.S_IFMT == unix.S_IFREG && uint64(st.Blocks)*512 < size
 	r.touch = !f.readOnly && (sparse || r.dur == Msync)
 	return r, nil
 }
+
+// dropCache makes what is read from a file from now on come from the medium. Where an
+// msync of a process before us has failed, ext4 and XFS leave in the page cache what
+// is not on disk, and take it for clean: no msync would write it (Rebello et al., "Can
+// Applications Recover from fsync Failures?", ATC 2020). All is on disk that can be,
+// so nothing is lost; what fadvise(2) cannot do it leaves.
+func dropCache(fd int) { unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) }
 
 // sizeOf is how many bytes can be mapped.
 func sizeOf(path string, fd int, st *unix.Stat_t) (uint64, error) {

@@ -41,8 +41,9 @@ type Region struct {
 	dur   Durability // which flush and drain to use
 	touch bool       // a store may have to allocate a block first; see Touch
 
-	commit *committer // Msync only
-	file   *file      // nil for heap memory
+	commit *committer                // Msync only
+	kernel func(lo, hi uint64) error // what stands for msync(2) in a simulation; else nil
+	file   *file                     // nil for heap memory
 }
 
 // NewHeap returns size bytes of zeroed, 4096-aligned heap memory. Durability is
@@ -59,10 +60,10 @@ func newRegion(mem []byte, dur Durability, tr Tracer) *Region {
 func (r *Region) Size() uint64 { return uint64(len(r.mem)) }
 
 // Durability is what Drain promises. It is [Process] for a read-only region,
-// where there is nothing to make durable, and [DAX] for a traced one, which is
-// what its tracer stands for.
+// where there is nothing to make durable, and [DAX] for a traced one that is not a
+// file, which is what its tracer stands for.
 func (r *Region) Durability() Durability {
-	if r.tr != nil {
+	if r.tr != nil && r.commit == nil {
 		return DAX
 	}
 	return r.dur

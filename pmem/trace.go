@@ -83,3 +83,13 @@ func (r *Region) checkBulk(op string, off, n uint64) {
 			op, n, off, r.name()))
 	}
 }
+
+// NewTracedFile is [NewTraced] for a file behind the page cache: durability is
+// [Msync], and msync stands for msync(2) of bytes lo to hi. Like the kernel's it may
+// insist on a lo that is a multiple of 4096, and it takes whole pages.
+func NewTracedFile(buf []byte, t Tracer, msync func(lo, hi uint64) error) *Region {
+	r := NewTraced(buf, t)
+	r.dur, r.kernel = Msync, msync
+	r.commit = newCommitter("simulated file", r.msync)
+	return r
+}

@@ -55,8 +55,8 @@ func (r *Region) Load64(off uint64) (v uint64) {
 
 // Store32 writes 4 bytes atomically, for readers and for a power failure alike;
 // off is a multiple of 4. The store is cached: it needs Flush and Drain. Stores of
-// one goroutine to one cache line become durable in program order, because
-// sync/atomic stores are releases.
+// one goroutine to one cache line become durable in program order, because they are
+// releases. They are no more than that, see [StoreRelease32].
 func (r *Region) Store32(off uint64, v uint32) {
 	if bits.RotateLeft64(off, -2) >= r.n32 {
 		r.beforeStore32(off, v)
@@ -64,7 +64,7 @@ func (r *Region) Store32(off uint64, v uint32) {
 	if bigEndian {
 		v = bits.ReverseBytes32(v)
 	}
-	atomic.StoreUint32((*uint32)(unsafe.Add(r.base, off)), v)
+	StoreRelease32((*uint32)(unsafe.Add(r.base, off)), v)
 }
 
 // Store64 is Store32 of 8 bytes; off is a multiple of 8.
@@ -75,7 +75,7 @@ func (r *Region) Store64(off uint64, v uint64) {
 	if bigEndian {
 		v = bits.ReverseBytes64(v)
 	}
-	atomic.StoreUint64((*uint64)(unsafe.Add(r.base, off)), v)
+	StoreRelease64((*uint64)(unsafe.Add(r.base, off)), v)
 }
 
 // addNothing stores what is there already, so that the page becomes writable. A

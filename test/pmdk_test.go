@@ -124,6 +124,24 @@ func (p *pool) weUse(t *testing.T, c *client, rng *rand.Rand, operations int) {
 	}
 }
 
+// weUseLanes writes neighbouring blocks in one request: they are committed together,
+// each in a lane of its own, so that each lane's last write is one of them.
+func (p *pool) weUseLanes(t *testing.T, c *client, rng *rand.Rand, blocks int64) {
+	t.Helper()
+	var b []byte
+	for lba := range blocks {
+		p.is[lba] = contents(1 + rng.Int64N(1<<40))
+		b = append(b, p.block(lba, p.is[lba])...)
+	}
+	c.write(1, 0, b)
+	if err := c.out.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.reply(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // reader reads one block after the other: its bytes, or that it is bad.
 type reader func(lba int64, b []byte) (isBad bool, err error)
 
@@ -435,9 +453,11 @@ func TestPMDKHalfWay(t *testing.T) {
 			for range 30 { // a connection keeps to its lanes
 				p.weUse(t, dialServer(t, s), rng, 20)
 			}
+			const lanes = 8
+			p.weUseLanes(t, dialServer(t, s), rng, lanes)
 			s.stop(t)
 			n := p.takeBack(t)
-			if got := p.inFlight(t); n < 1 || got != n {
+			if got := p.inFlight(t); n < lanes || got != n {
 				t.Errorf("%d writes of ours taken back, bttcheck sees %d", n, got)
 			}
 			p.mustHold(t, "PMDK completes our writes", p.theirs(t), p.known)

@@ -3,6 +3,8 @@ package pmemtest
 import (
 	"hash/maphash"
 	"slices"
+
+	"github.com/bttnbd/bttnbd/pmem"
 )
 
 // Crash is the machine after a power cut at this moment and a power-on. The old
@@ -13,10 +15,11 @@ import (
 func (m *Machine) Crash(c Chooser, reuse *Machine) *Machine {
 	n := reuse
 	if n == nil {
-		n = New(m.media)
+		n = newMachine(m.media)
 	} else {
 		n.reset(m.media)
 	}
+	n.mapAs(m)
 	n.Chooser, n.Unordered = c, m.Unordered
 	for _, i := range m.dirty {
 		l := &m.lines[i]
@@ -29,6 +32,10 @@ func (m *Machine) Crash(c Chooser, reuse *Machine) *Machine {
 		}
 	}
 	copy(n.mem, n.media)
+	if n.born == nil {
+		n.born = make([]byte, len(n.media))
+	}
+	copy(n.born, n.media)
 	return n
 }
 
@@ -41,27 +48,54 @@ func (m *Machine) Fingerprint(seed maphash.Seed) uint64 {
 	slices.Sort(m.dirty)
 	for _, i := range m.dirty {
 		maphash.WriteComparable(&h, i)
-		for _, records := range [...][]record{m.lines[i].open, m.lines[i].pending} {
-			maphash.WriteComparable(&h, len(records))
-			for _, r := range records {
-				data := [LineSize]byte{}
-				if r.data != nil {
-					data = *r.data
-				}
-				maphash.WriteComparable(&h, [...]uint64{uint64(r.at), uint64(r.n), uint64(r.chunks), r.value})
-				maphash.WriteComparable(&h, data)
-				maphash.WriteComparable(&h, r.durable)
-			}
-		}
+		hashRecords(&h, m.lines[i].open)
+		hashRecords(&h, m.lines[i].pending)
 	}
 	return h.Sum64()
+}
+
+// Origin is a hash of what this machine began with when the power came back: what
+// was read of it as it was decided, the rest with all that it may still turn out to
+// be. A program that does the same on two machines with the same origin, and reads
+// nothing that is still open, cannot tell them apart. ok is false for a machine that
+// was not made by a power cut. seed is the same for all of a run.
+func (m *Machine) Origin(seed maphash.Seed) (hash uint64, ok bool) {
+	if m.born == nil {
+		return 0, false
+	}
+	var h maphash.Hash
+	h.SetSeed(seed)
+	h.Write(m.born)
+	slices.Sort(m.dirty)
+	for _, i := range m.dirty {
+		if open := m.lines[i].open; len(open) > 0 {
+			maphash.WriteComparable(&h, i)
+			hashRecords(&h, open)
+		}
+	}
+	return h.Sum64(), true
+}
+
+func hashRecords(h *maphash.Hash, records []record) {
+	maphash.WriteComparable(h, len(records))
+	for i := range records {
+		r := &records[i]
+		data := [LineSize]byte{}
+		if r.data != nil {
+			data = *r.data
+		}
+		maphash.WriteComparable(h, [...]uint64{uint64(r.at), uint64(r.n), uint64(r.chunks), r.value})
+		maphash.WriteComparable(h, data)
+		maphash.WriteComparable(h, r.durable)
+	}
 }
 
 // Kill is the machine after the process was killed with the power on: everything
 // stored is seen by the next process, but no more of it is durable than before,
 // and a flush that nobody drained counts for nothing.
 func (m *Machine) Kill(c Chooser) *Machine {
-	n := New(m.media)
+	n := newMachine(m.media)
+	n.mapAs(m)
 	n.Chooser, n.Unordered = c, m.Unordered
 	copy(n.mem, m.mem)
 	for _, i := range m.dirty {
@@ -76,7 +110,20 @@ func (m *Machine) Kill(c Chooser) *Machine {
 		}
 		n.show(i) // also what the running thread did not see yet
 	}
+	if m.file != nil {
+		n.reopen(m.file.clean)
+	}
 	return n
+}
+
+// mapAs gives a machine, to begin with, the kind of memory that m has.
+func (n *Machine) mapAs(m *Machine) {
+	switch {
+	case m.file != nil:
+		n.mapFile()
+	case n.region == nil:
+		n.region = pmem.NewTraced(n.mem, n)
+	}
 }
 
 func (m *Machine) leaveOpen(i int, records []record) {
@@ -91,7 +138,7 @@ func (m *Machine) reset(image []byte) {
 		m.lines[i] = line{pending: m.lines[i].pending[:0]}
 	}
 	m.dirty = m.dirty[:0]
-	*m = Machine{mem: m.mem, media: m.media, lines: m.lines, dirty: m.dirty, region: m.region, reading: m.reading}
+	*m = Machine{mem: m.mem, media: m.media, lines: m.lines, dirty: m.dirty, region: m.region, reading: m.reading, born: m.born}
 	clear(m.reading)
 }
 
@@ -177,6 +224,9 @@ func (m *Machine) decide(i uint64, choose func(n int) int) {
 		}
 	}
 	copy(m.mem[i*LineSize:], content)
+	if m.born != nil {
+		copy(m.born[i*LineSize:], content)
+	}
 	l.open = nil
 	m.Count.Choices++
 	m.clean(i)

@@ -16,10 +16,10 @@
 //     bytes, until the thread that wrote it has drained. Four subsets stand for
 //     all: all, none, only the first, all but the first.
 //
-// Lines are independent of each other. The same model covers a file behind the
-// page cache, where flush and drain are an msync: writeback may happen at any
-// time, in any order of pages. With [Machine.Unordered] stores through the cache
-// survive in any combination, as they would on arm64 if they were no releases.
+// Lines are independent of each other. With [Machine.Unordered] stores through the
+// cache survive in any combination, as they would on arm64 if they were no releases.
+//
+// A machine of [NewFile] is a file behind the page cache: see file.go.
 //
 // # Lazy resolution
 //
@@ -47,9 +47,11 @@ type Chooser interface{ Choose(n int) int }
 type Machine struct {
 	mem    []byte // what programs see
 	media  []byte // what survives for sure
+	born   []byte // what the last crash has left, as far as that is decided; nil if there was none
 	lines  []line
 	dirty  []int // lines with anything in them, each once
 	region *pmem.Region
+	file   *file // of the page cache; nil for persistent memory
 
 	// Chooser decides the fate of lines left open by the last crash.
 	Chooser Chooser
@@ -67,6 +69,9 @@ type Machine struct {
 	// OnDrain, if set, is called before each drain takes effect: the moments at
 	// which most is undecided. An error is what the drain returns.
 	OnDrain func() error
+	// OnSync, if set, is called before each msync of a file. An error is what that
+	// returns, once: the kernel takes the pages for clean from then on.
+	OnSync func() error
 	// OnWrite, if set, is called before each bulk write.
 	OnWrite func(off, n uint64)
 	// OnAwait, if set, is called wherever the program may be descheduled or must
@@ -115,10 +120,15 @@ func New(image []byte) *Machine {
 	if len(image)%LineSize != 0 {
 		panic("pmemtest: size is not a multiple of the line size")
 	}
+	m := newMachine(image)
+	m.region = pmem.NewTraced(m.mem, m)
+	return m
+}
+
+func newMachine(image []byte) *Machine {
 	m := &Machine{mem: make([]byte, len(image)), media: make([]byte, len(image)), lines: make([]line, len(image)/LineSize), reading: map[int]span{}}
 	copy(m.mem, image)
 	copy(m.media, image)
-	m.region = pmem.NewTraced(m.mem, m)
 	return m
 }
 
@@ -239,11 +249,23 @@ func (m *Machine) Drain() error {
 		}
 	}
 	m.Count.Drains++
-	useless := true
+	if m.file != nil {
+		return nil // the msync comes after it, if there is one
+	}
+	useless := m.settleAll(func(_ int, l *line) bool { return l.drain(m.thread) })
+	if useless {
+		m.Count.UselessDrains++
+	}
+	return nil
+}
+
+// settleAll makes durable what mark marks, and reports whether that is nothing.
+func (m *Machine) settleAll(mark func(i int, l *line) (any bool)) (useless bool) {
+	useless = true
 	keep := m.dirty[:0]
 	for _, i := range m.dirty {
 		l := &m.lines[i]
-		if l.drain(m.thread) {
+		if mark(i, l) {
 			useless = false
 		}
 		if m.settle(i); len(l.pending)+len(l.open) > 0 {
@@ -251,10 +273,7 @@ func (m *Machine) Drain() error {
 		}
 	}
 	m.dirty = keep
-	if useless {
-		m.Count.UselessDrains++
-	}
-	return nil
+	return useless
 }
 
 // drain marks what a drain by thread makes durable, and reports whether that is
@@ -315,6 +334,9 @@ func (m *Machine) access() {
 
 func (m *Machine) push(i uint64, r record) {
 	l := &m.lines[i]
+	if m.file != nil {
+		delete(m.file.clean, i*LineSize/pageSize)
+	}
 	if len(l.pending)+len(l.open) == 0 {
 		m.dirty = append(m.dirty, int(i))
 	}

@@ -237,6 +237,6 @@ func TestPmemOnDAX(t *testing.T) {
 	boot(t, m, daxScript+`
 cd /mnt
 TMPDIR=/mnt pmem.test -test.short -test.timeout 2m \
-	-test.skip '^(TestDurability|TestMsyncNotesEveryOperation|TestGroupCommitOnFile|TestProtectedPage)$'
+	-test.skip '^(TestDurability|TestMsyncNotesEveryOperation|TestGroupCommitOnFile|TestProtectedPage|TestOpenDropsCache)$'
 `)
 }
