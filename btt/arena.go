@@ -33,6 +33,7 @@ type arena struct {
 	retired  atomic.Uint32 // lanes taken out of use: their free blocks cannot be stored to
 
 	inherited inheritedPages
+	pages     touchedPages
 	counters  counters
 }
 

@@ -101,10 +101,16 @@ func (d *Device) SetError(lba layout.ExternalLBA) (err error) {
 	return a.mark(pre, 1, layout.ErrorEntry)
 }
 
-// locate finds the arena of an external block. Only the last arena may be of a
-// different size.
+// locate finds the arena of an external block. Arenas of an image that has grown are
+// of any size, see [Grow].
 func (d *Device) locate(lba uint64) (*arena, layout.PremapLBA) {
-	i := min(lba/d.perArena, uint64(len(d.arenas)-1))
-	a := d.arenas[i]
-	return a, layout.PremapLBA(lba - a.first)
+	arenas := d.arenas
+	for len(arenas) > 1 {
+		if half := len(arenas) / 2; lba < arenas[half].first {
+			arenas = arenas[:half]
+		} else {
+			arenas = arenas[half:]
+		}
+	}
+	return arenas[0], layout.PremapLBA(lba - arenas[0].first)
 }

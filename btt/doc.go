@@ -12,7 +12,7 @@
 // long as its write takes, and afterwards the lane owns the block that the write
 // has replaced.
 //
-// Entry points: [Format] lays out, [Open] recovers, then [Device.ReadAt],
+// Entry points: [Format] lays out, [Grow] adds arenas, [Open] recovers, then [Device.ReadAt],
 // [Device.WriteAt], [Device.WriteGroup], [Device.ZeroAt] and the rest move data,
 // all of them from any number of goroutines at once, and [Device.Close] ends it.
 //

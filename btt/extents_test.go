@@ -32,7 +32,7 @@ func TestExtents(t *testing.T) {
 	// merged, also across arenas, and the ends of the range cut blocks.
 	d, _ := newDevice(t, layout.Kernel, 2)
 	const s = testSector
-	perArena := int64(d.perArena)
+	perArena := int64(d.arenas[0].geo.ExternalNLBA)
 	write := func(lba int64) {
 		if _, err := d.WriteAt(make([]byte, s), lba*s); err != nil {
 			t.Fatal(err)

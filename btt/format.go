@@ -25,6 +25,13 @@ type FormatParams struct {
 	// MinArena and MaxArena are the limits of an arena's size in bytes.
 	// 0: 16 MiB and 512 GiB, as the format says.
 	MinArena, MaxArena uint64
+	// Progress, if set, is told now and then how many bytes of those that must be
+	// zeroed are zeros, durably. An error of it ends Format, which returns it: then
+	// there is neither the old BTT nor a new one.
+	Progress func(done, total uint64) error
+
+	done, total uint64 // bytes zeroed, and to be zeroed
+	failed      error  // of Progress, or of a drain on the way
 }
 
 // Format lays a new BTT out over the whole region. Whatever was there is lost;
@@ -45,8 +52,9 @@ func Format(r *pmem.Region, p FormatParams) (err error) {
 	if err := r.Drain(); err != nil {
 		return err
 	}
+	p.total = p.toZero(plan)
 	if !p.Zeroed {
-		r.Zero(0, p.Flavour.Start) // what no BTT uses must not look like another format
+		p.zero(r, 0, p.Flavour.Start) // what no BTT uses must not look like another format
 	}
 	if p.Flavour.Pool {
 		writePoolDescriptor(r, &p)
@@ -56,6 +64,9 @@ func Format(r *pmem.Region, p FormatParams) (err error) {
 	}
 	if err := r.Drain(); err != nil {
 		return err
+	}
+	if p.failed != nil {
+		return p.failed
 	}
 	for i := len(plan) - 1; i >= 0; i-- {
 		var raw [layout.InfoSize]byte
@@ -180,12 +191,12 @@ func layOut(r *pmem.Region, a plannedArena, p *FormatParams) {
 	if !p.Zeroed {
 		switch {
 		case p.Flavour.InitialZero:
-			r.Zero(a.base+a.geo.MapOff, a.geo.FlogOff-a.geo.MapOff)
+			p.zero(r, a.base+a.geo.MapOff, a.geo.FlogOff-a.geo.MapOff)
 		case p.Flavour.ZeroEntriesSafe(p.SectorSize):
-			writeZeroMap(r, a)
+			writeZeroMap(r, a, p)
 		default:
-			r.Zero(a.base+a.geo.DataOff, uint64(a.geo.InternalNLBA)*uint64(a.geo.InternalLBASize))
-			r.Zero(a.base+a.geo.MapOff, a.geo.FlogOff-a.geo.MapOff)
+			p.zero(r, a.base+a.geo.DataOff, uint64(a.geo.InternalNLBA)*uint64(a.geo.InternalLBASize))
+			p.zero(r, a.base+a.geo.MapOff, a.geo.FlogOff-a.geo.MapOff)
 		}
 	}
 	var group [layout.FlogGroupSize]byte
@@ -197,15 +208,56 @@ func layOut(r *pmem.Region, a plannedArena, p *FormatParams) {
 }
 
 // writeZeroMap makes every block read as zeros without touching any data.
-func writeZeroMap(r *pmem.Region, a plannedArena) {
+func writeZeroMap(r *pmem.Region, a plannedArena, p *FormatParams) {
 	var chunk [4096]byte
 	lba := uint32(0)
-	for off := a.geo.MapOff; off < a.geo.FlogOff; off += uint64(len(chunk)) {
+	for off := a.geo.MapOff; off < a.geo.FlogOff && p.failed == nil; off += uint64(len(chunk)) {
 		clear(chunk[:])
 		for i := 0; i < len(chunk) && lba < a.geo.ExternalNLBA; i += entrySize {
 			binary.LittleEndian.PutUint32(chunk[i:], uint32(layout.ZeroEntry(layout.PostmapLBA(lba))))
 			lba++
 		}
 		r.Write(a.base+off, chunk[:min(uint64(len(chunk)), a.geo.FlogOff-off)])
+		p.report(r, min(uint64(len(chunk)), a.geo.FlogOff-off))
+	}
+}
+
+// zeroPiece is how many bytes are zeroed between two reports. Each piece is drained,
+// so that the rate is that of the medium and not that of the page cache.
+const zeroPiece = 64 << 20
+
+// toZero is how many bytes a Format that is not told Zeroed makes zeros.
+func (p *FormatParams) toZero(plan []plannedArena) (n uint64) {
+	if p.Zeroed {
+		return 0
+	}
+	n = p.Flavour.Start
+	for _, a := range plan {
+		n += a.geo.FlogOff - a.geo.MapOff
+		if !p.Flavour.InitialZero && !p.Flavour.ZeroEntriesSafe(p.SectorSize) {
+			n += uint64(a.geo.InternalNLBA) * uint64(a.geo.InternalLBASize)
+		}
+	}
+	return n
+}
+
+// zero is [pmem.Region.Zero] in pieces, as far as Progress lets it.
+func (p *FormatParams) zero(r *pmem.Region, off, n uint64) {
+	for n > 0 && p.failed == nil {
+		piece := min(n, zeroPiece)
+		r.Zero(off, piece)
+		off, n = off+piece, n-piece
+		p.report(r, piece)
+	}
+}
+
+// report counts n zeroed bytes, and at the end of each piece makes them durable and says so.
+func (p *FormatParams) report(r *pmem.Region, n uint64) {
+	before := p.done
+	if p.done += n; p.Progress == nil || p.done/zeroPiece == before/zeroPiece && p.done < p.total {
+		return
+	}
+	if p.failed = r.Drain(); p.failed == nil {
+		p.failed = p.Progress(p.done, p.total)
 	}
 }

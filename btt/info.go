@@ -28,10 +28,13 @@ func holdsInfo(r *pmem.Region, off uint64) bool {
 }
 
 // backupPlaces are where the backup info block of an arena at base can be when
-// its primary does not say: at the end of an arena of full size, or at the end
-// of the image.
+// its primary does not say: where the backups of the arenas behind it lead, at the end
+// of an arena of full size, or at the end of the image.
 func backupPlaces(r *pmem.Region, base, maxArena uint64) []uint64 {
 	var places []uint64
+	if off, found := backupByChain(r, base); found {
+		places = append(places, off)
+	}
 	if base < r.Size() {
 		for _, size := range []uint64{maxArena, (r.Size() - base) / 4096 * 4096} {
 			if off := base + size - layout.InfoSize; size >= 2*layout.InfoSize && holdsInfo(r, off) {
@@ -40,6 +43,28 @@ func backupPlaces(r *pmem.Region, base, maxArena uint64) []uint64 {
 		}
 	}
 	return places
+}
+
+// backupByChain finds the backup of an arena of any size: the one at the end of the
+// image says where its arena begins, and there the arena before ends. No user's data
+// stands in any of these places.
+func backupByChain(r *pmem.Region, base uint64) (off uint64, found bool) {
+	var raw [layout.InfoSize]byte
+	end := r.Size() / 4096 * 4096
+	for range maxArenas {
+		if end < base || end-base < 2*layout.InfoSize {
+			return 0, false
+		}
+		off := end - layout.InfoSize
+		in, err := readInfo(r, off, &raw)
+		if err != nil || in.InfoOff < layout.InfoSize || in.InfoOff > off-base {
+			return 0, false
+		}
+		if end = off - in.InfoOff; end == base {
+			return off, true
+		}
+	}
+	return 0, false
 }
 
 // findInfo reads the info block of the arena at base: the primary copy, or else
@@ -62,12 +87,25 @@ func findInfo(r *pmem.Region, base, maxArena uint64, f layout.Flavour) (in layou
 	}
 	for _, off := range places {
 		backup, berr := readInfo(r, off, &st.raw)
-		if berr == nil && backup.InfoOff == off-base && judge(&backup, r.Size()-base, f) == nil {
+		if berr == nil && backup.InfoOff == off-base && judge(&backup, r.Size()-base, f) == nil && !isPrimary(r, off, &st.raw) {
 			st.fromBackup = true
 			return backup, st, nil
 		}
 	}
 	return in, nil, err
+}
+
+// isPrimary reports whether the info block raw at off is the primary of an arena that
+// begins there: a copy of it is where its backup would be. In an image that has grown,
+// arenas of 512 GiB can begin where the backup of one before would stand.
+func isPrimary(r *pmem.Region, off uint64, raw *[layout.InfoSize]byte) bool {
+	in, err := layout.DecodeInfo(raw[:])
+	if err != nil || in.InfoOff >= r.Size() || !holdsInfo(r, off+in.InfoOff) {
+		return false
+	}
+	var backup [layout.InfoSize]byte
+	r.Read(backup[:], off+in.InfoOff)
+	return backup == *raw
 }
 
 // judge checks an info block of whose arena avail bytes exist.
@@ -89,23 +127,31 @@ const (
 	maxArenas = 4096
 )
 
-// setFlags rewrites both info blocks of the arena with new flags. The copy that
-// open would not rely on goes first, so that one good copy exists at any moment.
+// setFlags rewrites both info blocks of the arena with new flags.
 func (a *arena) setFlags(flags uint32) error {
+	return a.setInfo(func(raw []byte) { layout.PatchFlags(raw, flags) })
+}
+
+// setInfo rewrites both info blocks of the arena with what patch makes of them. The
+// copy that open would not rely on goes first, so that one good copy exists at any
+// moment, and nothing has changed until the other is written.
+func (a *arena) setInfo(patch func(raw []byte)) error {
 	st := &a.info
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	layout.PatchFlags(st.raw[:], flags)
+	patch(st.raw[:])
 	order := [2]uint64{a.base + a.geo.InfoOff, a.base}
 	if st.fromBackup {
 		order[0], order[1] = order[1], order[0]
 	}
-	for _, off := range order {
+	for i, off := range order {
 		a.reg.Write(off, st.raw[:])
 		if err := a.reg.Drain(); err != nil {
 			return fmt.Errorf("arena %d: info block at offset %d: %w", a.index, off, err)
 		}
+		// Should the other one fail now, it may be torn, and this is the good one: not
+		// even another try may touch it before the other is whole.
+		st.fromBackup = i == 0 && off != a.base
 	}
-	st.fromBackup = false // both are good now
 	return nil
 }

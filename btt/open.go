@@ -26,7 +26,6 @@ type Device struct {
 	parent    uuid.UUID
 	sector    uint32 // bytes of a block as the user sees it
 	nlba      uint64
-	perArena  uint64 // external blocks of each arena but the last
 	arenas    []*arena
 	recovered uint64
 	warnings  []string
@@ -122,7 +121,7 @@ func probe(r *pmem.Region, maxArena uint64, why error) (layout.Flavour, error) {
 		return found[0].flavour, nil
 	}
 	a, b := &found[0], &found[1]
-	mine, theirs := a.outside(b), b.outside(a)
+	mine, theirs := a.outside(r, b), b.outside(r, a)
 	if mine == theirs {
 		mine, theirs = len(a.copies), len(b.copies)
 	}
@@ -152,17 +151,30 @@ func newCandidate(r *pmem.Region, f layout.Flavour, in layout.Info, st *infoStat
 }
 
 // outside counts the copies that are not in the data area of an arena of other.
-func (c *candidate) outside(other *candidate) (n int) {
+func (c *candidate) outside(r *pmem.Region, other *candidate) (n int) {
 	for _, off := range c.copies {
-		at := off - other.flavour.Start // wraps around before its first arena
-		if off >= other.flavour.Start && other.info.NextOff > 0 {
-			at %= other.info.NextOff
-		}
-		if at < other.info.DataOff || at >= other.info.MapOff {
+		if !other.isData(r, off) {
 			n++
 		}
 	}
 	return n
+}
+
+// isData reports whether off is in the data area of an arena of c. An arena whose
+// info block is bad counts as one like that before it.
+func (c *candidate) isData(r *pmem.Region, off uint64) bool {
+	var raw [layout.InfoSize]byte
+	base, in := c.flavour.Start, c.info
+	for i := 0; i < maxArenas && in.NextOff > 0 && off >= base && off-base >= in.NextOff; i++ {
+		base += in.NextOff
+		if !holdsInfo(r, base) {
+			return false
+		}
+		if next, err := readInfo(r, base, &raw); err == nil {
+			in = next
+		}
+	}
+	return off >= base && off-base >= in.DataOff && off-base < in.MapOff
 }
 
 // loadArenas reads the chain of info blocks into d.arenas.
@@ -179,7 +191,7 @@ func (d *Device) loadArenas(maxArena uint64) error {
 		}
 		if i == 0 {
 			first = in
-			d.id, d.parent, d.perArena = in.UUID, in.ParentUUID, uint64(in.ExternalNLBA)
+			d.id, d.parent = in.UUID, in.ParentUUID
 			d.sector = d.flavour.SectorSize(in.ExternalLBASize)
 		}
 		if err := belongs(&in, &first); err != nil {
@@ -193,8 +205,9 @@ func (d *Device) loadArenas(maxArena uint64) error {
 		if in.NextOff == 0 {
 			return nil
 		}
-		if uint64(in.ExternalNLBA) != d.perArena {
-			return &CorruptError{Arena: i, Offset: base, What: "info block", Err: fmt.Errorf("external_nlba %d, but arena 0 has %d: only the last arena may differ", in.ExternalNLBA, d.perArena)}
+		// A namespace that has grown has arenas of any size, see Grow.
+		if in.ExternalNLBA != first.ExternalNLBA && (d.flavour.Pool || in.NextOff == first.NextOff) {
+			return &CorruptError{Arena: i, Offset: base, What: "info block", Err: fmt.Errorf("external_nlba %d, but arena 0, which is as large, has %d", in.ExternalNLBA, first.ExternalNLBA)}
 		}
 		base += in.NextOff
 	}
@@ -230,6 +243,7 @@ func (d *Device) newArena(index int, base uint64, in *layout.Info, st *infoState
 	a.pool.init(in.Nfree)
 	a.rtt.init()
 	a.inherited.init(a)
+	a.pages.init(a)
 	if in.Flags&layout.FlagError != 0 {
 		a.failures.Or(failedFlag)
 		d.warnings = append(d.warnings, fmt.Sprintf("arena %d: its error flag is set, it takes no writes; run bttcheck", index))

@@ -19,7 +19,10 @@ import (
 //
 // If the reader's step 3 still saw b, then its step 2 came before the map was
 // swung away, hence before the writer's step 2, which sees it. This needs steps
-// 2 and 3 in this order on every machine; sync/atomic gives it.
+// 2 and 3 in this order on every machine; sync/atomic gives it. The writer's step 1
+// is a store that a later load might overtake ([pmem.StoreRelease32]), but not here:
+// between its two steps the map lock was released and the lane, with b, was put back
+// and taken, all of them locked operations.
 //
 // Slots are not lanes: readers take one by filling it, and a writer looks only
 // at those that were ever in use. The hints of readers keep to the first few, one

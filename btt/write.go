@@ -44,7 +44,7 @@ func (a *arena) writeSome(group []blockWrite) (n int, err error) {
 	}
 	c := a.counters.at(hint)
 	c.blocksWritten.Add(uint64(len(group)))
-	c.groups.Add(1)
+	c.group(len(group))
 	return len(group), a.commit(group)
 }
 
@@ -59,8 +59,14 @@ func (a *arena) fill(group []blockWrite, hint uint32) (err error) {
 	for i := range group {
 		w := &group[i]
 		free := a.lanes[w.lane].free
+		a.pages.touch(a, w.lba)
 		a.waitForReaders(free, hint)
-		a.reg.Touch(a.mapOff(w.lba))
+	}
+	// Apart from the first pass, whose locked operations would wait each time for
+	// the block before to get to memory.
+	for i := range group {
+		w := &group[i]
+		free := a.lanes[w.lane].free
 		w.storing = true
 		a.reg.Write(a.dataOff(free), w.data)
 		if a.metadata > 0 {
@@ -169,8 +175,7 @@ func (a *arena) commitLocked(group []blockWrite) error {
 
 // logMoves is step 2: each lane's older flog record becomes the new one. It
 // counts from the moment that the second word is there. All are stored before any
-// is flushed, here and in swing: on amd64 a store is an XCHG, and waits for the
-// write-backs before it.
+// is flushed, here and in swing, so that their cache misses are under way together.
 func (a *arena) logMoves(group []blockWrite) {
 	for i := range group {
 		w := &group[i]

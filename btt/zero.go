@@ -67,7 +67,9 @@ func (a *arena) markLocked(locks *lockSet, lba layout.PremapLBA, n uint32, chang
 		return err
 	}
 	a.unsettled(locks, -1)
-	a.counters.at(a.reg.Hint()).blocksMarked.Add(uint64(n))
+	c := a.counters.at(a.reg.Hint())
+	c.blocksMarked.Add(uint64(n))
+	c.marks.Add(1)
 	return nil
 }
 

@@ -39,7 +39,8 @@ var ErrReadOnly = errors.New("the image is open for reading only: open it for wr
 // durable as the region's Durability says before the next begins.
 //
 // Errors are those of [Run]; [ErrReadOnly]; and what Backup and the region's Drain
-// return, after which the repair is to be run again.
+// return, after which the repair is to be run again. If a check afterwards fails, the
+// report comes with the error, and says how many steps are done.
 func Repair(ctx context.Context, r *pmem.Region, o RepairOptions) (rep *Report, err error) {
 	defer r.CatchFault(&err)
 	defer pmem.ArmFaults()()
@@ -49,10 +50,9 @@ func Repair(ctx context.Context, r *pmem.Region, o RepairOptions) (rep *Report, 
 	if rep, err = Run(ctx, r, o.Options); err != nil {
 		return nil, err
 	}
-	if rep.Plan, err = MakePlan(ctx, r, o); err != nil {
+	if err := Preview(ctx, r, rep, o); err != nil {
 		return nil, err
 	}
-	rep.Plan.settleReport(rep)
 	if o.DryRun {
 		return rep, nil
 	}

@@ -117,19 +117,22 @@ func explain(in *layout.Info, f layout.Flavour) (aligns []uint32) {
 }
 
 // judgeChain compares the arena's place and size with the grid of arenas.
+//
+// An image that has grown has arenas of any size, each right behind the one before.
 func (x *reader) judgeChain(c *collector, first, a *Arena) {
 	in := &a.Info
 	if in.NextOff == 0 {
 		if end := a.end(); end < x.size && x.size-end >= layout.MinArenaSize {
-			c.add(Finding{Kind: SpaceUnused, Severity: Info, Offset: end, Message: fmt.Sprintf("%d bytes behind the last arena are not used: the file has grown, or something else is kept there", x.size-end)})
+			c.add(Finding{Kind: SpaceUnused, Severity: Info, Offset: end, Message: fmt.Sprintf("%d bytes behind the last arena are not used: the file has grown, and bttnbd grow makes an arena of them, or something else is kept there", x.size-end)})
 		}
 		return
 	}
-	if in.NextOff != x.maxArena {
+	grown := !x.flavour.Pool && a.packed()
+	if in.NextOff != x.maxArena && !grown {
 		c.add(Finding{Kind: ArenaChain, Severity: Warning, Offset: a.Offset, Message: fmt.Sprintf("nextoff is %d, but arenas stand every %d bytes; Linux follows it all the same", in.NextOff, x.maxArena)})
 	}
-	if in.ExternalNLBA != first.Info.ExternalNLBA {
-		c.add(Finding{Kind: ArenaMismatch, Severity: Warning, Offset: a.Offset, Message: fmt.Sprintf("external_nlba is %d, but %d in arena 0; only the last arena should differ", in.ExternalNLBA, first.Info.ExternalNLBA)})
+	if in.ExternalNLBA != first.Info.ExternalNLBA && (!grown || in.NextOff == first.Info.NextOff) {
+		c.add(Finding{Kind: ArenaMismatch, Severity: Warning, Offset: a.Offset, Message: fmt.Sprintf("external_nlba is %d, but %d in arena 0; arenas of one size should not differ", in.ExternalNLBA, first.Info.ExternalNLBA)})
 	}
 }
 

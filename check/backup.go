@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -108,7 +109,7 @@ func writeBackup(file io.Writer, r *pmem.Region, p *Plan) (err error) {
 	}
 	put8(backupEnd)
 	for _, e := range p.metadata {
-		put8(e.off, e.n, uint64(metadataSum(r, e, nil)))
+		put8(e.off, e.n, uint64(metadataSum(r, e, nil, 0)))
 	}
 	put8(backupEnd)
 	put8(uint64(sum.Sum32()))
@@ -126,8 +127,9 @@ func (s *Step) redo() (list []backupRecord) {
 	return list
 }
 
-// metadataSum is the CRC of e as it is once undo has been put back.
-func metadataSum(r *pmem.Region, e extent, undo []backupRecord) (sum uint32) {
+// metadataSum is the CRC of e as it is once undo has been put back, behind what has
+// the CRC sum.
+func metadataSum(r *pmem.Region, e extent, undo []backupRecord, sum uint32) uint32 {
 	buf := make([]byte, min(e.n, 1<<20))
 	for ; e.n > 0; e.off, e.n = e.off+uint64(len(buf)), e.n-uint64(len(buf)) {
 		buf = buf[:min(e.n, uint64(len(buf)))]
@@ -171,8 +173,10 @@ func (p *Plan) extents() (list []extent) {
 // holds what was saved or what the repair stores there, since the repair may have been
 // interrupted, and so may Restore itself, which can be run again; and all the other
 // metadata is as it was. Durable on return. Errors: [ErrBackup], [ErrNotAsRepaired],
-// [ErrReadOnly], and those of reading the file and of the region's Drain.
-func Restore(path string, r *pmem.Region) (n uint64, err error) {
+// [ErrReadOnly], the cause of ctx if that was cancelled, and those of reading the
+// file and of the region's Drain. progress, if not nil, is told how many of the bytes
+// to be compared and stored are done.
+func Restore(ctx context.Context, path string, r *pmem.Region, progress func(done, total uint64)) (n uint64, err error) {
 	defer r.CatchFault(&err)
 	defer pmem.ArmFaults()()
 	if r.ReadOnly() {
@@ -187,6 +191,9 @@ func Restore(path string, r *pmem.Region) (n uint64, err error) {
 		return 0, fmt.Errorf("%s: %w", path, err)
 	}
 	if n, err = saved.matches(r); err != nil {
+		return 0, err
+	}
+	if err := saved.restMatches(ctx, r, progress); err != nil {
 		return 0, err
 	}
 	for _, rec := range saved.undo {
@@ -253,12 +260,36 @@ func (b *backup) matches(r *pmem.Region) (changed uint64, err error) {
 			}
 		}
 	}
+	return changed, nil
+}
+
+// sumPiece is how many bytes are compared between two reports.
+const sumPiece = 16 << 20
+
+// restMatches reports an error unless all that the repair has left alone is as it was.
+func (b *backup) restMatches(ctx context.Context, r *pmem.Region, progress func(done, total uint64)) error {
+	var done, total uint64
 	for _, e := range b.rest {
-		if metadataSum(r, e.extent, b.undo) != e.sum {
-			return 0, fmt.Errorf("the metadata in the %d bytes from offset %d on is not what it was: %w", e.n, e.off, ErrNotAsRepaired)
+		total += e.n
+	}
+	for _, e := range b.rest {
+		sum := uint32(0)
+		for left := e.extent; left.n > 0; {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			piece := extent{left.off, min(left.n, sumPiece)}
+			sum = metadataSum(r, piece, b.undo, sum)
+			left.off, left.n = left.off+piece.n, left.n-piece.n
+			if done += piece.n; progress != nil {
+				progress(done, total)
+			}
+		}
+		if sum != e.sum {
+			return fmt.Errorf("the metadata in the %d bytes from offset %d on is not what it was: %w", e.n, e.off, ErrNotAsRepaired)
 		}
 	}
-	return changed, nil
+	return nil
 }
 
 // readBackup takes a backup of an image of size bytes apart.

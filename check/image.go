@@ -83,6 +83,9 @@ func (a *Arena) end() uint64 {
 	return addSaturated(a.Offset, a.Info.InfoOff+layout.InfoSize)
 }
 
+// packed reports whether the next arena is to begin right behind this one.
+func (a *Arena) packed() bool { return a.Info.NextOff == a.Info.InfoOff+layout.InfoSize }
+
 func addSaturated(a, b uint64) uint64 {
 	if a > math.MaxUint64-b {
 		return math.MaxUint64

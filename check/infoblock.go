@@ -13,6 +13,10 @@ import (
 // errOutside: the place of an info block lies behind the end of the file.
 var errOutside = errors.New("behind the end of the file")
 
+// errPrimary: where a backup may be, another arena begins, as it can in an image that
+// has grown.
+var errPrimary = errors.New("the primary info block of another arena")
+
 // versionError: the info block is whole, but of another version than the place
 // where it stands, or than its arena 0.
 type versionError struct{ got, want layout.Flavour }
@@ -35,6 +39,9 @@ func (x *reader) arena(f layout.Flavour, start uint64) Arena {
 	}
 	for i, off := range x.backupPlaces(&a) {
 		backup := x.copyAt(off, start, f)
+		if backup.Err == nil && bytes.Equal(backup.raw, x.copyAt(addSaturated(off, backup.Info.InfoOff), off, f).raw) {
+			backup.Err = errPrimary
+		}
 		if i == 0 || backup.Err == nil {
 			a.Backup = backup
 		}
@@ -46,18 +53,46 @@ func (x *reader) arena(f layout.Flavour, start uint64) Arena {
 	return a
 }
 
-// backupPlaces are where the backup of an arena can be whose primary is bad: at
-// the end that an arena in this place has, or where the primary says even so.
+// backupPlaces are where the backup of an arena can be whose primary is bad: where the
+// backups behind it lead, at the end that an arena in this place has, or where the
+// primary says even so.
 func (x *reader) backupPlaces(a *Arena) []uint64 {
+	var places []uint64
+	for _, c := range x.chain() {
+		if c.start == a.Offset {
+			places = append(places, c.end-layout.InfoSize)
+		}
+	}
 	end := x.size / page * page
 	if a.Offset < end && end-a.Offset > x.maxArena {
 		end = a.Offset + x.maxArena
 	}
-	places := []uint64{max(end, layout.InfoSize) - layout.InfoSize}
+	places = append(places, max(end, layout.InfoSize)-layout.InfoSize)
 	if off := a.Primary.Info.InfoOff; layout.HasSignature(a.Primary.raw) && off < x.size {
 		places = append(places, a.Offset+off)
 	}
 	return places
+}
+
+// chained is where an arena is that the backups tell.
+type chained struct{ start, end uint64 }
+
+// chain follows the backups from the end of the image: each says where its arena
+// begins, and there the one before it ends. It finds the arenas of an image that has
+// grown, of whatever size they are, the last one first, up to a backup that is bad.
+func (x *reader) chain() (list []chained) {
+	raw := make([]byte, layout.InfoSize)
+	for end := x.size / page * page; end >= 2*layout.InfoSize && len(list) < maxArenas; {
+		off := end - layout.InfoSize
+		x.region.Read(raw, off)
+		in, err := layout.DecodeInfo(raw)
+		if err != nil || in.InfoOff < layout.InfoSize || in.InfoOff > off {
+			break
+		}
+		list = append(list, chained{off - in.InfoOff, end})
+		end = off - in.InfoOff
+	}
+	return list
 }
 
 // copyAt reads the info block at off and judges it as one of the arena at start.
@@ -141,19 +176,21 @@ func (i *InfoCopy) report(c *collector, which string, f Finding) {
 	c.add(f)
 }
 
-// reportDifference: flags are written to one copy after the other, so that a
-// crash can leave them different; nothing else ever is.
+// reportDifference: flags, and nextoff where an image grows, are written to one copy
+// after the other, so that a crash can leave them different; nothing else ever is.
 func (a *Arena) reportDifference(c *collector) {
-	names, severity := differences(&a.Primary.Info, &a.Backup.Info), Error
+	names, severity, what := differences(&a.Primary.Info, &a.Backup.Info), Error, ""
 	switch {
 	case len(names) == 0:
 		names, severity = []string{"reserved bytes"}, Warning
 	case len(names) == 1 && names[0] == "flags":
 		severity = Warning
+	case len(names) == 1 && names[0] == "nextoff" && a.Primary.Info.NextOff == 0:
+		severity, what = Warning, "; bttnbd grow was interrupted just before the image was the larger one, run it again"
 	}
 	c.add(Finding{
 		Kind: InfoCopies, Severity: severity, Offset: a.Backup.Offset,
-		Message: fmt.Sprintf("the info blocks at offsets %d and %d are whole but differ in %s; the first is believed", a.Primary.Offset, a.Backup.Offset, strings.Join(names, ", ")),
+		Message: fmt.Sprintf("the info blocks at offsets %d and %d are whole but differ in %s; the first is believed%s", a.Primary.Offset, a.Backup.Offset, strings.Join(names, ", "), what),
 		Repair:  "copy the primary over the backup",
 	})
 }

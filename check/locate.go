@@ -3,6 +3,7 @@ package check
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/bttnbd/bttnbd/layout"
 )
@@ -33,13 +34,13 @@ func (x *reader) locate(c *collector) (f layout.Flavour, found bool, err error) 
 	}
 	best := 0
 	for i := range sound {
-		if i != best && sound[i].outweighs(&sound[best]) {
+		if i != best && x.outweighs(&sound[i], &sound[best]) {
 			best = i
 		}
 	}
 	for i := range sound {
 		if i != best {
-			reportSecond(c, &sound[best], &sound[i])
+			x.reportSecond(c, &sound[best], &sound[i])
 		}
 	}
 	if len(sound) == 1 {
@@ -53,19 +54,19 @@ func (x *reader) locate(c *collector) (f layout.Flavour, found bool, err error) 
 // user of a 2.0 image can write what he likes to its block 0, which stands at 4096,
 // where a 1.1 info block would. So copies count first that the other's user cannot
 // have written, then all copies. The probe order decides between equals.
-func (k *candidate) outweighs(other *candidate) bool {
-	mine, theirs := k.copies(other), other.copies(k)
+func (x *reader) outweighs(k, other *candidate) bool {
+	mine, theirs := x.copies(k, other), x.copies(other, k)
 	if mine != theirs {
 		return mine > theirs
 	}
-	return k.copies(nil) > other.copies(nil)
+	return x.copies(k, nil) > x.copies(other, nil)
 }
 
 // copies counts the sound info blocks, without those in the data area of other.
-func (k *candidate) copies(other *candidate) (n int) {
+func (x *reader) copies(k, other *candidate) (n int) {
 	primary, backup := &k.arena.Primary, &k.arena.Backup
 	for _, copy := range []*InfoCopy{primary, backup} {
-		if copy.Err != nil || other != nil && other.isData(copy.Offset) {
+		if copy.Err != nil || other != nil && x.isData(other, copy.Offset) {
 			continue
 		}
 		if copy == backup && primary.Err == nil && (backup.Info.UUID != primary.Info.UUID || backup.Info.InfoOff != primary.Info.InfoOff) {
@@ -76,27 +77,27 @@ func (k *candidate) copies(other *candidate) (n int) {
 	return n
 }
 
-// isData reports whether off is in the data area of an arena of k.
-func (k *candidate) isData(off uint64) bool {
-	a := &k.arena
-	if off < a.Offset {
-		return false
+// isData reports whether off is in the data area of an arena of k. An arena whose
+// primary is bad counts as one like that before it.
+func (x *reader) isData(k *candidate, off uint64) bool {
+	start, in := k.arena.Offset, k.arena.Info
+	for i := 0; i < maxArenas && in.NextOff > 0 && off >= start && off-start >= in.NextOff; i++ {
+		start += in.NextOff
+		if next := x.copyAt(start, start, k.flavour); next.Err == nil {
+			in = next.Info
+		}
 	}
-	at := off - a.Offset
-	if a.Info.NextOff > 0 {
-		at %= a.Info.NextOff
-	}
-	return at >= a.Info.DataOff && at < a.Info.MapOff
+	return off >= start && off-start >= in.DataOff && off-start < in.MapOff
 }
 
 // reportSecond: best and other both have a sound info block.
-func reportSecond(c *collector, best, other *candidate) {
+func (x *reader) reportSecond(c *collector, best, other *candidate) {
 	f := Finding{
 		Kind: InfoSecond, Severity: Warning, Offset: other.arena.Primary.Offset,
 		Message: fmt.Sprintf("besides the BTT of format %s at offset %d there is one of format %s at offset %d, left over or part of the data; other systems may take it for the real one",
 			best.flavour.Name, best.flavour.Start, other.flavour.Name, other.flavour.Start),
 	}
-	if best.copies(nil) == 1 && other.copies(nil) == 1 {
+	if x.copies(best, nil) == 1 && x.copies(other, nil) == 1 {
 		f.Severity = Error
 		f.Message = fmt.Sprintf("info blocks of format %s at offset %d and of format %s at offset %d, and no second copy of either: which is the real BTT is a guess, the first is checked",
 			best.flavour.Name, best.flavour.Start, other.flavour.Name, other.flavour.Start)
@@ -187,8 +188,16 @@ func (x *reader) headless() (layout.Flavour, bool) {
 }
 
 // laterArena is the first sound arena behind arena 0 of a BTT of this flavour, at
-// the places where arenas stand; nil if there is none.
+// the places where arenas stand, or where the backups lead; nil if there is none.
 func (x *reader) laterArena(f layout.Flavour) *Arena {
+	for _, c := range slices.Backward(x.chain()) {
+		if c.start <= f.Start {
+			continue
+		}
+		if a := x.arena(f, c.start); a.sound() {
+			return &a
+		}
+	}
 	start := f.Start
 	for i := 1; i < maxArenas; i++ {
 		start = addSaturated(start, x.maxArena)

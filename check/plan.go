@@ -184,6 +184,17 @@ var leftBecause = map[Kind]string{
 	ArenaGeometry:  "left, because another place for all data would be a guess",
 }
 
+// Preview adds to the report of a [Run] the plan of what [Repair] would do, and takes
+// back what findings promise that the plan does not do. It changes nothing. Errors are
+// those of Run.
+func Preview(ctx context.Context, r *pmem.Region, rep *Report, o RepairOptions) (err error) {
+	if rep.Plan, err = MakePlan(ctx, r, o); err != nil {
+		return err
+	}
+	rep.Plan.settleReport(rep)
+	return nil
+}
+
 // settleReport takes back what the findings promise where the plan does nothing.
 func (p *Plan) settleReport(r *Report) {
 	busy := map[int]bool{}

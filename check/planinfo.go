@@ -128,7 +128,7 @@ func (p *planner) rebuild(ctx context.Context, im *Image) (bool, error) {
 		}
 		start = addSaturated(last.Offset, last.Info.NextOff)
 		ref = &im.Arenas[0].Info
-		if last.Info.NextOff != p.maxArena {
+		if last.Info.NextOff != p.maxArena && !last.packed() {
 			return p.mendChain(im, last), nil
 		}
 	} else if a := p.laterArena(im.Flavour); a != nil {
@@ -214,7 +214,10 @@ func (p *planner) guess(list []layout.Info, f layout.Flavour, start uint64, in l
 		return list
 	}
 	next := uint64(0)
-	if p.follows(f, start, &in) {
+	switch {
+	case p.follows(f, start, size, &in):
+		next = size
+	case p.follows(f, start, p.maxArena, &in):
 		next = p.maxArena
 	}
 	for _, least := range []uint32{f.MinBlock, 0} {
@@ -231,14 +234,14 @@ func (p *planner) guess(list []layout.Info, f layout.Flavour, start uint64, in l
 	return list
 }
 
-// follows reports whether another arena comes behind the one at start.
-func (p *planner) follows(f layout.Flavour, start uint64, in *layout.Info) bool {
-	next := addSaturated(start, p.maxArena)
+// follows reports whether another arena comes at a distance from the one at start.
+func (p *planner) follows(f layout.Flavour, start, distance uint64, in *layout.Info) bool {
+	next := addSaturated(start, distance)
 	if next >= p.size {
 		return false
 	}
 	a := p.arena(f, next)
-	return a.sound() && a.Info.UUID == in.UUID || in.NextOff == p.maxArena && p.size-next >= layout.MinArenaSize
+	return a.sound() && a.Info.UUID == in.UUID || in.NextOff == distance && p.size-next >= layout.MinArenaSize
 }
 
 // sizes are how large an arena at start can be, in bytes.
@@ -248,6 +251,11 @@ func (p *planner) sizes(start uint64, said []layout.Info) []uint64 {
 	for _, in := range said {
 		if size := addSaturated(in.InfoOff, layout.InfoSize); size%page == 0 && size <= rest {
 			sizes = append(sizes, size)
+		}
+	}
+	for _, c := range p.chain() {
+		if c.start > start && c.start-start <= p.maxArena {
+			sizes = append(sizes, c.start-start) // if an arena of ours begins there
 		}
 	}
 	return sizes

@@ -172,7 +172,7 @@ func TestBackupFiles(t *testing.T) {
 		if err := os.WriteFile(file, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Restore(file, r); !errors.Is(err, ErrBackup) {
+		if _, err := Restore(t.Context(), file, r, nil); !errors.Is(err, ErrBackup) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

@@ -147,7 +147,7 @@ func TestRepairDamage(t *testing.T) {
 			if rep.Repaired == 0 {
 				return
 			}
-			if _, err := Restore(file, im.region); err != nil || !bytes.Equal(before, im.bytes()) {
+			if _, err := Restore(t.Context(), file, im.region, nil); err != nil || !bytes.Equal(before, im.bytes()) {
 				t.Errorf("restore: %v, the same: %v", err, bytes.Equal(before, im.bytes()))
 			}
 		})

@@ -29,7 +29,7 @@ func TestRestoreInterrupted(t *testing.T) {
 		im.region.Write(0, before)
 		restore := func(what string, after int) {
 			t.Helper()
-			if _, err := Restore(file, im.region); err != nil || !bytes.Equal(before, im.bytes()) {
+			if _, err := Restore(t.Context(), file, im.region, nil); err != nil || !bytes.Equal(before, im.bytes()) {
 				t.Fatalf("%s: %s %d stores: %v, the same: %v", d.name, what, after, err, bytes.Equal(before, im.bytes()))
 			}
 		}
@@ -91,22 +91,22 @@ func TestRestoreRefuses(t *testing.T) {
 		im.region.Write(0, repaired)
 		c.spoil()
 		before := im.bytes()
-		n, err := Restore(file, im.region)
+		n, err := Restore(t.Context(), file, im.region, nil)
 		if !errors.Is(err, ErrNotAsRepaired) || !strings.Contains(err.Error(), c.where) || n != 0 || !bytes.Equal(before, im.bytes()) {
 			t.Errorf("%s: %d bytes, %v, unchanged: %v", c.name, n, err, bytes.Equal(before, im.bytes()))
 		}
 	}
 	im.region.Write(0, repaired)
-	if n, err := Restore(file, im.region); n == 0 || err != nil {
+	if n, err := Restore(t.Context(), file, im.region, nil); n == 0 || err != nil {
 		t.Errorf("as the repair left it: %d bytes, %v", n, err)
 	}
-	if n, err := Restore(file, im.region); n != 0 || err != nil {
+	if n, err := Restore(t.Context(), file, im.region, nil); n != 0 || err != nil {
 		t.Errorf("a second time: %d bytes, %v", n, err)
 	}
 	if err := os.WriteFile(file, append([]byte("BTTUNDO1"), make([]byte, 64)...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Restore(file, im.region); !errors.Is(err, ErrBackup) || !strings.Contains(err.Error(), "this program reads BTTUNDO2") {
+	if _, err := Restore(t.Context(), file, im.region, nil); !errors.Is(err, ErrBackup) || !strings.Contains(err.Error(), "this program reads BTTUNDO2") {
 		t.Errorf("an old version: %v", err)
 	}
 }
@@ -134,7 +134,7 @@ func TestRestoreAnyWord(t *testing.T) {
 			if err := os.WriteFile(file, bad, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Restore(file, im.region); err != nil {
+			if _, err := Restore(t.Context(), file, im.region, nil); err != nil {
 				refused++
 				if !bytes.Equal(repaired, im.bytes()) {
 					t.Fatalf("word at %d made %#x: %v, and the image has changed", at, word, err)

@@ -138,6 +138,15 @@ type progress struct {
 	said        uint64
 }
 
+// newProgress is that of work on all maps of an image.
+func newProgress(im *Image, o Options) progress {
+	p := progress{report: o.Progress}
+	for i := range im.Arenas {
+		p.total += uint64(im.Arenas[i].Info.ExternalNLBA)
+	}
+	return p
+}
+
 // add finishes an arena of so many entries.
 func (p *progress) add(entries uint64) {
 	p.done += entries

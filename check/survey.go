@@ -40,10 +40,7 @@ func Survey(ctx context.Context, r *pmem.Region, im *Image, maps bool, o Options
 	defer pmem.ArmFaults()()
 	x := newReader(r, o)
 	x.flavour = im.Flavour
-	p := progress{report: o.Progress}
-	for i := range im.Arenas {
-		p.total += uint64(im.Arenas[i].Info.ExternalNLBA)
-	}
+	p := newProgress(im, o)
 	for i := range im.Arenas {
 		a := &im.Arenas[i]
 		var s ArenaSurvey
