@@ -36,6 +36,7 @@ import (
 // gives up its right to lose patience, and the new one that does not get it lets go.
 type message struct {
 	Take   bool      `json:"take,omitempty"`
+	Grow   *Growth   `json:"grow,omitempty"` // see grow.go
 	Opened bool      `json:"opened,omitempty"`
 	Yours  bool      `json:"yours,omitempty"`
 	Taken  bool      `json:"taken,omitempty"`
@@ -58,11 +59,12 @@ type control struct {
 	listener *net.UnixListener
 	path     string
 	takers   chan *net.UnixConn // who wants to take over
+	growers  chan grower        // who wants the image to be larger
 }
 
 // listen makes the socket, in place of a predecessor's.
 func listen(d kernel.Device) (*control, error) {
-	c := &control{path: runtimeFile(d, ".sock"), takers: make(chan *net.UnixConn)}
+	c := &control{path: runtimeFile(d, ".sock"), takers: make(chan *net.UnixConn), growers: make(chan grower)}
 	if err := os.Remove(c.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -92,11 +94,14 @@ func (c *control) greet(conn *net.UnixConn) {
 	if err == nil {
 		m, _, err = receive(conn)
 	}
-	if err != nil || !m.Take {
+	switch {
+	case err == nil && m.Grow != nil:
+		c.growers <- grower{conn, *m.Grow}
+	case err == nil && m.Take:
+		c.takers <- conn
+	default:
 		conn.Close()
-		return
 	}
-	c.takers <- conn
 }
 
 func (c *control) close() error {

@@ -6,6 +6,7 @@
 //	image.go     an image, served in this process over socket pairs
 //	link.go      one such connection, which ends between two requests
 //	remote.go    an export of another server
+//	receivers.go connections, so that the kernel listens on each
 //	control.go   hand-over to another process
 //	state.go     what is remembered in /run/bttnbd-attach
 //

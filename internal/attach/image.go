@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -23,6 +24,7 @@ type Image struct {
 	BlockSize uint32        // bytes of what the kernel is to see as a sector
 	Backend   string        // the UUID of the BTT
 	Timeout   time.Duration // far above what a request takes on this medium
+	Latency   bool          // somebody wants to know how long requests take
 	io.Closer               // makes everything durable and lets the image go
 }
 
@@ -31,7 +33,7 @@ type imageSource struct {
 	open   func() (*Image, error)
 	log    zerolog.Logger
 	image  *Image
-	server *nbd.Server
+	server atomic.Pointer[nbd.Server]
 	links  links
 	mu     sync.Mutex // of those that change links
 }
@@ -48,11 +50,12 @@ func (s *imageSource) reopen() error {
 	if err != nil {
 		return err
 	}
-	server, err := nbd.NewServer([]nbd.Export{image.Export}, nbd.Options{Log: s.log, WriteTimeout: -1})
+	server, err := nbd.NewServer([]nbd.Export{image.Export}, nbd.Options{Log: s.log, WriteTimeout: -1, Latency: image.Latency})
 	if err != nil {
 		return errors.Join(err, image.Close())
 	}
-	s.image, s.server = image, server
+	s.image = image
+	s.server.Store(server)
 	return nil
 }
 
@@ -79,7 +82,7 @@ func (s *imageSource) serve(socket *net.UnixConn) (*imageConn, error) {
 	s.change(func(all []*link) []*link { return append(all, l) })
 	c := &imageConn{l, s, kernel.Export{}}
 	go func() {
-		l.err = s.server.ServeConn(context.Background(), l)
+		l.err = s.server.Load().ServeConn(context.Background(), l)
 		close(l.done)
 	}()
 	if c.export, err = l.negotiate(); err != nil {
@@ -119,6 +122,9 @@ func (c *imageConn) close() {
 	c.source.forget(c.link)
 }
 
+// cut is close: the kernel finds the end of the stream.
+func (c *imageConn) cut() { c.close() }
+
 // forget takes a link that has ended off the list.
 func (s *imageSource) forget(gone *link) {
 	s.change(func(all []*link) []*link {
@@ -130,7 +136,7 @@ func (s *imageSource) backend() string { return s.image.Backend }
 
 // close logs what was served, and lets the image go.
 func (s *imageSource) close() error {
-	e := s.server.Stats().Exports[0]
+	e := s.server.Load().Stats().Exports[0]
 	entry := s.log.Info()
 	for i, n := range e.Requests {
 		if n > 0 {
@@ -141,7 +147,7 @@ func (s *imageSource) close() error {
 	for _, n := range e.Errors {
 		failed += n
 	}
-	entry.Uint64("failed", failed).Msg("requests served")
+	entry.Uint64("fua", s.links.fua.Load()).Uint64("failures", failed).Msg("requests served")
 	if err := s.image.Close(); err != nil {
 		return fmt.Errorf("closing the image: %w", err)
 	}

@@ -37,7 +37,10 @@ type link struct {
 }
 
 // links are all those of a device; in place of one that has ended comes another.
-type links struct{ all atomic.Pointer[[]*link] }
+type links struct {
+	all atomic.Pointer[[]*link]
+	fua atomic.Uint64 // requests with NBD_CMD_FLAG_FUA, of all links that there were
+}
 
 // newLink takes over the socket.
 func newLink(socket *net.UnixConn, peers *links) (*link, error) {
@@ -78,7 +81,9 @@ func (l *link) Read(p []byte) (int, error) {
 		}
 		n, err := l.socket.Read(p)
 		if n > 0 {
+			before := l.requests.fua
 			l.requests.advance(p[:n])
+			l.peers.fua.Add(l.requests.fua - before)
 			return l.fence(p, n)
 		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) || !l.leaving.Load() {
@@ -115,12 +120,34 @@ func (l *link) fence(p []byte, n int) (int, error) {
 		return 0, l.drain(p)
 	}
 	for _, other := range peers {
-		if other != l && other.shut() {
-			<-other.done // it does not wait for us: it is shut
+		if other != l && other.shut() && !l.outlive(other) {
+			return 0, l.drain(p)
 		}
 	}
 	return n, nil
 }
+
+// outlive returns true when a dead peer is not being served any more, and false when
+// the kernel has given up l itself meanwhile: then the peer may be waiting for l, as
+// it may have looked at its own socket before that was shut.
+func (l *link) outlive(dead *link) bool {
+	tick := time.NewTicker(fencePause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-dead.done:
+			return true
+		case <-tick.C:
+			if l.shut() {
+				return false
+			}
+		}
+	}
+}
+
+// fencePause is how often one that waits for a dead peer looks whether it is dead
+// itself.
+const fencePause = 10 * time.Millisecond
 
 // shut reports whether the kernel has given the connection up, or disconnected.
 func (l *link) shut() bool {
@@ -177,6 +204,8 @@ type requests struct {
 	have    int  // bytes of head
 	payload int  // bytes that are still to come
 	disc    bool // NBD_CMD_DISC was there: the kernel has said goodbye
+
+	fua uint64 // requests with NBD_CMD_FLAG_FUA
 }
 
 // advance takes the next bytes of the stream.
@@ -195,6 +224,9 @@ func (r *requests) advance(p []byte) {
 			return
 		}
 		r.have = 0
+		if binary.BigEndian.Uint16(r.head[4:])&nbd.NBD_CMD_FLAG_FUA != 0 {
+			r.fua++
+		}
 		switch binary.BigEndian.Uint16(r.head[6:]) {
 		case nbd.NBD_CMD_WRITE:
 			r.payload = int(binary.BigEndian.Uint32(r.head[24:]))

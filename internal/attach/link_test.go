@@ -6,11 +6,13 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/bttnbd/bttnbd/nbd"
 	"github.com/bttnbd/bttnbd/nbd/nbdtest"
@@ -50,6 +52,12 @@ func TestRequestsFindTheirEnds(t *testing.T) {
 		}
 	}
 	var r requests
+	fua := commandOf(nbd.NBD_CMD_WRITE_ZEROES, 5)
+	fua[5] = nbd.NBD_CMD_FLAG_FUA
+	r.advance(append(fua, commandOf(nbd.NBD_CMD_FLUSH, 6)...))
+	if r.fua != 1 {
+		t.Errorf("%d requests with FUA, want 1", r.fua)
+	}
 	r.advance(commandOf(nbd.NBD_CMD_DISC, 4))
 	if !r.disc {
 		t.Error("NBD_CMD_DISC was not seen")
@@ -213,4 +221,48 @@ func TestFenceWithoutSurvivors(t *testing.T) {
 			t.Fatal("a link waits for ever")
 		}
 	}
+}
+
+// Goal: connections that the kernel gives up while they wait for one that it had given
+// up before, do not wait for each other. So it goes at each disconnect of a device in
+// use: goodbye on every connection, then one after the other is shut.
+func TestFenceOfTheDying(t *testing.T) {
+	for range 20 { // whether both are waiting already when they are shut is a matter of luck
+		s, b := newSource(t)
+		first, k1 := kernelEnd(t, s)
+		second, k2 := kernelEnd(t, s)
+		third, k3 := kernelEnd(t, s)
+		write(t, k1, writeOf(1, 0, make([]byte, 4096)))
+		<-b.entered
+		k1.Close()
+		write(t, k2, writeOf(2, 0, make([]byte, 4096)))
+		write(t, k3, writeOf(3, 0, make([]byte, 4096)))
+		awaitRead(t, second)
+		awaitRead(t, third)
+		k2.Close()
+		k3.Close()
+		close(b.release)
+		for _, c := range []*imageConn{first, second, third} {
+			select {
+			case <-c.done:
+			case <-time.After(10 * time.Second):
+				t.Fatal("a link waits for ever")
+			}
+		}
+	}
+}
+
+// awaitRead returns when the link has read all that was sent to it.
+func awaitRead(t *testing.T, c *imageConn) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); runtime.Gosched() {
+		unread, err := unix.IoctlGetInt(c.fd, unix.TIOCINQ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if unread == 0 {
+			return
+		}
+	}
+	t.Fatal("nobody reads")
 }

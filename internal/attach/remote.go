@@ -120,5 +120,11 @@ func (c *remoteConn) await() (goodbye bool, err error) {
 
 func (c *remoteConn) close() { c.socket.Close() }
 
+// cut ends the connection for the kernel, too, which has the same socket.
+func (c *remoteConn) cut() {
+	_ = unix.Shutdown(int(c.socket.Fd()), unix.SHUT_RDWR) // fails if it is dead already
+	c.socket.Close()
+}
+
 // leave does nothing: the kernel has the socket, and goes on without us.
 func (c *remoteConn) leave() {}

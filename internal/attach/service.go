@@ -23,6 +23,7 @@ type Options struct {
 	Path   string                 // of the image, absolute
 	Open   func() (*Image, error) // opens it
 	Remote *Remote
+	Grow   func(Growth) (Growth, error) // makes the image larger, which is not open then
 
 	Timeout     time.Duration // see kernel.Setup; 0: what fits the medium
 	DeadTimeout time.Duration
@@ -43,6 +44,7 @@ type connection interface {
 	offered() (e kernel.Export, blockSize uint32)
 	await() (goodbye bool, err error) // returns when it has ended; goodbye: by NBD_CMD_DISC
 	leave()                           // makes it end between two requests, soon
+	cut()                             // ends it at once, for the kernel too
 	close()
 }
 
@@ -59,6 +61,7 @@ type Service struct {
 
 	mu          sync.Mutex
 	connections []connection // one each slot of the device, nil where the last one has ended
+	giving      sync.Mutex   // by who gives the kernel a connection
 
 	keeping sync.WaitGroup // a goroutine each connection
 	leaving atomic.Bool    // connections end because we want it
@@ -111,9 +114,9 @@ func (s *Service) attach(ctx context.Context) error {
 	}
 	s.describe()
 	if waiting {
-		err = s.revive(dev, sockets)
+		err = s.revive(ctx, dev, sockets)
 	} else {
-		err = s.create(sockets)
+		err = s.create(ctx, sockets)
 	}
 	if err != nil {
 		return err
@@ -146,18 +149,23 @@ func (s *Service) timeout() time.Duration {
 }
 
 // create makes a device of the connections.
-func (s *Service) create(sockets []int) (err error) {
+func (s *Service) create(ctx context.Context, sockets []int) (err error) {
 	setup := s.setup
 	setup.Index, setup.Sockets = s.o.Index, sockets
-	if s.setup.Index, err = kernel.Connect(setup); err == nil {
-		s.made = true
-		s.found(kernel.DeviceOf(s.setup.Index))
+	if s.setup.Index, err = kernel.Connect(setup); err != nil {
+		return err
 	}
-	return err
+	s.made = true
+	s.found(kernel.DeviceOf(s.setup.Index))
+	if s.awaitReceivers(ctx, len(sockets)) {
+		return nil
+	}
+	s.o.Log.Info().Str("device", s.dev.Path()).Msg("the machine is busy, and the kernel does not listen on all connections; making them anew")
+	return s.renew(ctx)
 }
 
 // revive gives a device that waits its new connections.
-func (s *Service) revive(dev kernel.Device, sockets []int) error {
+func (s *Service) revive(ctx context.Context, dev kernel.Device, sockets []int) error {
 	if err := s.sameShape(dev); err != nil {
 		return err
 	}
@@ -165,13 +173,17 @@ func (s *Service) revive(dev kernel.Device, sockets []int) error {
 		s.since = known.Since
 	}
 	s.setup.Index = dev.Index
-	setup := s.setup
-	setup.Sockets = sockets
-	if err := kernel.Reconfigure(setup); err != nil {
-		return err
-	}
 	s.found(dev)
-	s.o.Log.Info().Str("device", dev.Path()).Msg("the device was waiting, and goes on")
+	s.awaitReceivers(ctx, 0) // of the old connections
+	for i, fd := range sockets {
+		if err := s.give(ctx, fd, i+1); err != nil {
+			return err
+		}
+	}
+	s.o.Log.Info().Str("device", s.dev.Path()).Msg("the device was waiting, and goes on")
+	if dev.Size() < s.setup.Size {
+		return s.resize(ctx)
+	}
 	return nil
 }
 
@@ -182,7 +194,7 @@ func (s *Service) found(dev kernel.Device) { s.dev, s.serves = dev, dev.Attachme
 func (s *Service) sameShape(dev kernel.Device) error {
 	readOnly := s.setup.Flags&nbd.NBD_FLAG_READ_ONLY != 0
 	switch {
-	case dev.Size() != s.setup.Size:
+	case dev.Size() != s.setup.Size && (s.o.Remote != nil || dev.Size() > s.setup.Size): // a larger image has grown
 		return fmt.Errorf("%s has %d bytes and the image %d: not what it was attached from: bttnbd detach %s first", dev.Path(), dev.Size(), s.setup.Size, dev.Path())
 	case dev.BlockSize() != s.setup.BlockSize:
 		return fmt.Errorf("%s has blocks of %d bytes and the image of %d: not what it was attached from: bttnbd detach %s first", dev.Path(), dev.BlockSize(), s.setup.BlockSize, dev.Path())
@@ -294,12 +306,10 @@ func (s *Service) reconnect() (connection, error) {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	setup := s.setup
-	setup.Sockets = []int{fd}
-	if e, _ := c.offered(); e.Size-e.Size%uint64(setup.BlockSize) != setup.Size {
-		err = fmt.Errorf("the export has %d bytes now, and the device %d", e.Size, setup.Size)
+	if e, _ := c.offered(); e.Size-e.Size%uint64(s.setup.BlockSize) != s.setup.Size {
+		err = fmt.Errorf("the export has %d bytes now, and the device %d", e.Size, s.setup.Size)
 	} else {
-		err = kernel.Reconfigure(setup)
+		err = s.giveInTurn(fd)
 	}
 	if err != nil {
 		c.close()
@@ -324,6 +334,15 @@ func (s *Service) ours() bool {
 	return s.dev.Connected() && s.dev.Attachment() == s.serves && s.dev.Backend() == s.setup.Backend
 }
 
+// Server is what serves the device; nil where that is another program. It may be
+// another one after a hand-over that has failed.
+func (s *Service) Server() *nbd.Server {
+	if images, ok := s.source.(*imageSource); ok {
+		return images.server.Load()
+	}
+	return nil
+}
+
 // Device is the device.
 func (s *Service) Device() kernel.Device { return s.dev }
 
@@ -340,6 +359,10 @@ func (s *Service) Run(ctx context.Context) error {
 		case peer := <-s.control.takers:
 			handed, err := s.handOver(peer)
 			if handed || err != nil {
+				return err
+			}
+		case g := <-s.control.growers:
+			if err := s.grow(g); err != nil {
 				return err
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -34,10 +35,14 @@ type attachOptions struct {
 	deadTimeout time.Duration
 	durability  choiceFlag
 	logLevel    choiceFlag
+	monitorSettings
 
 	index  int            // from device
 	path   string         // from source, absolute; "" with remote
 	remote *attach.Remote // from source
+
+	metrics metrics
+	image   atomic.Pointer[image] // that is open; nil with remote
 }
 
 func (o *attachOptions) addFlags(f *pflag.FlagSet) {
@@ -51,6 +56,7 @@ func (o *attachOptions) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.deadTimeout, "dead-timeout", 10*time.Minute, "how long requests wait for a new server before they fail")
 	f.Var(&o.durability, "durability", "auto: what the medium can; process: survive a kill, but no power failure")
 	f.Var(&o.logLevel, "log-level", "what to log")
+	o.monitorSettings.addFlags(f)
 }
 
 func newAttach() *cobra.Command {
@@ -80,7 +86,7 @@ Needs root, and the kernel module nbd, which is loaded if it is missing.`,
 			if o.foreground {
 				return runAttach(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), &o)
 			}
-			return attachInBackground(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return attachInBackground(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), &o)
 		},
 	}
 	o.addFlags(cmd.Flags())
@@ -108,6 +114,9 @@ func (o *attachOptions) parse(args []string) error {
 		return usagef("--timeout %v: the kernel counts whole seconds: write --timeout 10s", o.timeout)
 	case o.deadTimeout < 0 || o.deadTimeout%time.Second != 0:
 		return usagef("--dead-timeout %v: the kernel counts whole seconds: write --dead-timeout 10m", o.deadTimeout)
+	}
+	if err := o.monitorSettings.validate(); err != nil {
+		return err
 	}
 	if o.connections == 0 {
 		o.connections = min(4, runtime.NumCPU())
@@ -138,18 +147,30 @@ func (o *attachOptions) parse(args []string) error {
 }
 
 // runAttach serves the device until it is detached, handed over, or let go.
-func runAttach(ctx context.Context, stdout, stderr io.Writer, o *attachOptions) error {
+func runAttach(ctx context.Context, stdout, stderr io.Writer, o *attachOptions) (err error) {
 	log, err := newLogger(stderr, o.logLevel.value)
 	if err != nil {
 		return err
 	}
-	if err := prepare(); err != nil {
+	if err := o.prepare(); err != nil {
 		return err
+	}
+	defer func() { err = errors.Join(err, o.metrics.close()) }()
+	if !o.replace { // else it is the other process's still
+		if err := o.metrics.listen(ctx, &o.monitorSettings, metricsMode, nil); err != nil {
+			return err
+		}
+	}
+	if o.remote == nil { // else the kernel does it all
+		if err := kernel.ReserveMemory(); err != nil {
+			log.Warn().Err(err).Msg(unprotected)
+		}
 	}
 	s, note, err := o.start(ctx, log)
 	if err != nil {
 		return err
 	}
+	defer o.serveMetrics(ctx, s, log)()
 	log.Info().Str("device", s.Device().Path()).Str("image", o.source).Msg("attached")
 	if err := o.ready(stdout, log, s.Device(), note); err != nil {
 		log.Warn().Err(err).Msg("cannot tell that the device is ready")
@@ -157,8 +178,13 @@ func runAttach(ctx context.Context, stdout, stderr io.Writer, o *attachOptions) 
 	return s.Run(ctx)
 }
 
-// prepare makes sure that the kernel can, and that we may.
-func prepare() error {
+// prepare makes sure that there is an image, that the kernel can, and that we may. A
+// wrong path is the mistake that is made most, so it is told first.
+func (o *attachOptions) prepare() error {
+	var missing *fs.PathError
+	if _, err := os.Stat(o.path); o.remote == nil && errors.As(err, &missing) {
+		return advise(fmt.Errorf("%s: %w", o.path, missing.Err), o.path, o.readOnly, "")
+	}
 	if err := attach.MakeRuntime(); err != nil {
 		if errors.Is(err, fs.ErrPermission) {
 			return fmt.Errorf("%w: run as root", err)
@@ -174,6 +200,7 @@ func (o *attachOptions) start(ctx context.Context, log zerolog.Logger) (s *attac
 		Index: o.index, Connections: o.connections, Path: o.path, Remote: o.remote,
 		Timeout: o.timeout, DeadTimeout: o.deadTimeout, Log: log,
 		Open: func() (*attach.Image, error) { return o.open(log) },
+		Grow: func(want attach.Growth) (attach.Growth, error) { return growUnder(ctx, o.path, want) },
 	}
 	if o.replace {
 		d, err := o.served()
@@ -213,12 +240,13 @@ const (
 	diskTimeout   = 30 * time.Second
 )
 
-// open opens the image as the kernel is to see it. What the process has mapped before
-// is locked, the image is not.
+const unprotected = "not protected when memory is short"
+
+// open opens the image as the kernel is to see it. What the process maps before and
+// after is locked, the image is not.
 func (o *attachOptions) open(log zerolog.Logger) (*attach.Image, error) {
-	const unsafe = "not protected when memory is short"
 	if err := kernel.ProtectMemory(); err != nil {
-		log.Warn().Err(err).Msg(unsafe)
+		log.Warn().Err(err).Msg(unprotected)
 	}
 	mode := pmem.Auto
 	if o.durability.value == "process" {
@@ -228,14 +256,18 @@ func (o *attachOptions) open(log zerolog.Logger) (*attach.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := kernel.LockNewMemory(); err != nil {
+		log.Warn().Err(err).Msg(unprotected)
+	}
 	(&service{log: log}).announce(im, "")
+	o.image.Store(im)
 	timeout := memoryTimeout
 	if im.durability == pmem.Msync {
 		timeout = diskTimeout
 	}
 	return &attach.Image{
 		Export: im.export(exportSpec{}), BlockSize: kernelBlock(im.dev.SectorSize()),
-		Backend: im.dev.UUID().String(), Timeout: timeout, Closer: imageCloser{im},
+		Backend: im.dev.UUID().String(), Timeout: timeout, Latency: o.MetricsListen != "", Closer: imageCloser{im},
 	}, nil
 }
 

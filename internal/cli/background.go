@@ -35,8 +35,8 @@ import (
 const readyVariable = "BTTNBD_READY_FD"
 
 // attachInBackground runs this very command line as a child.
-func attachInBackground(ctx context.Context, stdout, stderr io.Writer) error {
-	if err := prepare(); err != nil {
+func attachInBackground(ctx context.Context, stdout, stderr io.Writer, o *attachOptions) error {
+	if err := o.prepare(); err != nil {
 		return err
 	}
 	log, err := os.CreateTemp(attach.Runtime, "attach-*.log")

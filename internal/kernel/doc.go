@@ -4,6 +4,7 @@
 //	module.go     the module nbd, loaded if it is missing
 //	netlink.go    connect, reconnect, disconnect (generic netlink, family "nbd")
 //	device.go     what sysfs knows about /dev/nbdN
+//	receivers.go  whether it listens on the connections
 //	users.go      who uses it: mounts, swap, other devices
 //	negotiate.go  the handshake that the kernel leaves to user space
 //	memory.go     a process that the kernel waits for when it is out of memory

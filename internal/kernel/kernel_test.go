@@ -56,6 +56,45 @@ func files(t *testing.T, tree map[string]string) (root string) {
 	return root
 }
 
+// Goal: the threads that read replies for a device are counted, by the names that both
+// kernels give them, and no others; and it shows when there are none to be seen.
+func TestReceivers(t *testing.T) {
+	root := files(t, map[string]string{
+		"proc/2/comm":       "kthreadd\n",
+		"proc/67/comm":      "kworker/u5:0+nbd7-recv\n",
+		"proc/137/comm":     "nbd7-recv+nbd7-recv\n",
+		"proc/138/comm":     "kworker/R-nbd7-recv+nbd7-recv\n",
+		"proc/139/comm":     "nbd7-recv\n",
+		"proc/140/comm":     "kworker/u5:1-nbd7-recv\n",
+		"proc/141/comm":     "kworker/u5:2+nbd77-recv\n",
+		"proc/142/comm":     "kworker/u5:2+nbd17-recv\n",
+		"proc/143/comm":     "kworker/u5:3+events_unbound\n",
+		"proc/self/comm":    "kworker/u5:9+nbd7-recv\n",
+		"proc/sys/comm":     "kworker/u5:9+nbd7-recv\n",
+		"proc/144/exe/comm": "kworker/u5:9+nbd7-recv\n",
+	})
+	if n, ok := (Device{7, root}).Receivers(); n != 3 || !ok {
+		t.Errorf("%d receivers, %v; want 3", n, ok)
+	}
+	if n, ok := (Device{1, root}).Receivers(); n != 0 || !ok {
+		t.Errorf("%d receivers, %v; want none", n, ok)
+	}
+	container := files(t, map[string]string{"proc/2/comm": "sh\n"})
+	if _, ok := (Device{7, container}).Receivers(); ok {
+		t.Error("a container sees the kernel's threads")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for n, want := range map[int]bool{2: false, 3: true, 4: false} {
+		if got := (Device{7, root}).AwaitReceivers(ctx, n); got != want {
+			t.Errorf("awaiting %d of 3: %v", n, got)
+		}
+	}
+	if !(Device{7, container}).AwaitReceivers(ctx, 1) {
+		t.Error("waits for what it cannot see")
+	}
+}
+
 // Goal: everybody who holds the device or a partition of it is named.
 func TestUsers(t *testing.T) {
 	root := files(t, map[string]string{

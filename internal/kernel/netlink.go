@@ -92,6 +92,22 @@ func Reconfigure(s Setup) error {
 	return nil
 }
 
+// Resize gives the device the size of s, also while it is in use. A filesystem on it is
+// told nothing; who looks sees the new size.
+func Resize(s Setup) error {
+	err := command(nbdCmdReconfigure, netlink.Acknowledge, func(ae *netlink.AttributeEncoder) {
+		ae.Uint32(nbdAttrIndex, uint32(s.Index))
+		ae.Uint64(nbdAttrSizeBytes, s.Size)
+		if s.Backend != "" {
+			ae.String(nbdAttrBackendIdentifier, s.Backend)
+		}
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("NBD_CMD_RECONFIGURE of nbd%d to %d bytes: %w", s.Index, s.Size, err)
+	}
+	return nil
+}
+
 // Disconnect ends the device: its connections get NBD_CMD_DISC, and requests that
 // are under way or waiting fail. It is gone once nobody has it open.
 func Disconnect(index int) error {

@@ -7,6 +7,7 @@
 //	guest verify DEVICE COUNTERS SECTOR SEED N   whether all that was acknowledged is there
 //	guest replay DEVICE LOG FROM TO    what dm-log-writes has written down in LOG
 //	guest points LOG N                 points of such a log at which all before is durable
+//	guest crowd MIB ROUNDS             so much memory in use, in so many rounds
 //	guest progress COUNTERS N MORE     waits until so many writes more are acknowledged
 //
 // With GUEST_SYNC set, what is acknowledged has been synced (O_DSYNC).
@@ -43,12 +44,19 @@ func run(args []string) error {
 	if len(args) < 3 {
 		return errors.New("too few arguments, see the source")
 	}
-	if args[0] == "points" {
+	if args[0] == "points" || args[0] == "crowd" {
 		n, err := strconv.Atoi(args[2])
 		if err != nil {
 			return err
 		}
-		return points(args[1], n)
+		if args[0] == "points" {
+			return points(args[1], n)
+		}
+		mib, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		return crowd(mib, n)
 	}
 	device, err := openDirect(args[1])
 	if err != nil {
