@@ -125,7 +125,11 @@ func TestNoAllocation(t *testing.T) {
 	if raceEnabled {
 		t.Skip("sync.Pool drops buffers at random under the race detector")
 	}
-	s := newServer(t, full(make(ram, 16*mib), 16*mib))
+	noAllocation(t, newServer(t, full(make(ram, 16*mib), 16*mib)))
+}
+
+func noAllocation(t *testing.T, s *nbd.Server) {
+	t.Helper()
 	for _, b := range append(batches(), chunkBatches()...) {
 		c := openForm(t, s, b.form)
 		once := exchange(t, c, b)

@@ -16,8 +16,9 @@ import (
 // that serves it.
 type conn struct {
 	s     *Server
-	id    uint64 // rises with time
-	from  string // the peer, as MaxConnectionsPerPeer counts it; "" for none
+	id    uint64    // rises with time
+	from  string    // the peer, as MaxConnectionsPerPeer counts it; "" for none
+	since time.Time // when it was accepted
 	wire  wire
 	tls   *tls.Conn // over wire; nil until STARTTLS
 	stage stage     // between the two
@@ -53,7 +54,7 @@ type conn struct {
 
 // newConn returns a connection over nc.
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{s: s, stop: make(chan struct{})}
+	c := &conn{s: s, since: time.Now(), stop: make(chan struct{})}
 	c.wire.init(nc)
 	c.stage.c = c
 	c.attach()
@@ -326,6 +327,7 @@ func (c *conn) room(n int) error {
 
 // flush sends the replies that have gathered. After an error they are gone.
 func (c *conn) flush() error {
+	c.replied()
 	if len(c.out) == 0 {
 		return nil
 	}

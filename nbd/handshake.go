@@ -29,6 +29,7 @@ func (c *conn) handshake() error {
 	c.setHandshakeDeadline(time.Time{})
 	c.wire.stall = c.s.o.WriteTimeout
 	c.grow(c.exp.MinBlock > smallPiece) // what is received already is work
+	c.measure()
 	c.serving.Store(c.exp)
 	return nil
 }

@@ -68,6 +68,10 @@ type Options struct {
 	// for its client's next request has no buffers. 0 means DefaultMaxMemory; a
 	// negative one leaves small buffers alone.
 	MaxMemory int64
+
+	// Latency has [Server.Stats] tell how long requests took, for two looks at the
+	// clock a batch of requests.
+	Latency bool
 }
 
 // withDefaults returns o with its zeros filled in.

@@ -74,7 +74,7 @@ func (s *Server) complain(err error, nc net.Conn, message string) {
 	}
 	e := s.o.Log.Warn().Err(err).Str("client", peer(nc))
 	if n := s.unlogged.Swap(0); n > 0 {
-		e = e.Uint64("not logged before", n)
+		e = e.Uint64("unlogged", n)
 	}
 	e.Msg(message)
 }

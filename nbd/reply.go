@@ -32,7 +32,7 @@ func (c *conn) finish(req *request, err error) error {
 // for one.
 func (c *conn) fail(req *request, e Errno, reason string) error {
 	if !c.agreed.chunks() {
-		c.n.failure(e)
+		c.n.failure(req, e)
 		return c.simple(req, e)
 	}
 	return c.errorChunk(req, e, reason, NBD_REPLY_TYPE_ERROR, 0)
@@ -54,7 +54,7 @@ func (c *conn) failAt(req *request, e Errno, reason string, off int64) error {
 //	|       |        |         | ERROR_OFFSET             |
 //	+-------+--------+---------+--------------------------+
 func (c *conn) errorChunk(req *request, e Errno, reason string, kind uint16, off int64) error {
-	c.n.failure(e)
+	c.n.failure(req, e)
 	reason = reason[:min(len(reason), maxMessage)]
 	if err := c.room(maxHeadSize + errorSize + maxMessage + 8); err != nil {
 		return err

@@ -239,7 +239,7 @@ func (s *Server) forget(c *conn) {
 func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := Stats{Connections: len(s.conns), Accepted: s.accepted, Refused: s.refused, Negotiated: s.served}
+	st := Stats{Connections: len(s.conns), Accepted: s.accepted, Refused: s.refused, Negotiated: s.served, Memory: s.memory.Load()}
 	cat := s.catalog.Load()
 	for _, name := range cat.names {
 		e := cat.byName[name]

@@ -12,6 +12,7 @@ type Stats struct {
 	Accepted    uint64        // connections ever
 	Refused     uint64        // of them, how many were closed for a limit on connections
 	Negotiated  uint64        // of them, how many reached transmission
+	Memory      int64         // bytes of large buffers in use, of Options.MaxMemory
 	Exports     []ExportStats // sorted by name
 }
 
@@ -31,6 +32,8 @@ type Counters struct {
 
 	Groups     uint64             // WriteGroup calls
 	GroupSizes [GroupSizes]uint64 // of them, those of 2^i to 2^(i+1)-1 requests
+
+	Latency [Commands]Latency // of what was answered, as Bytes; of none without Options.Latency
 }
 
 // Lengths of the arrays in [Counters].
@@ -72,16 +75,23 @@ type counters struct {
 	bytes      [Commands]atomic.Uint64
 	errors     [len(errnos)]atomic.Uint64
 	groupSizes [GroupSizes]atomic.Uint64
+
+	answered [Commands]uint32 // since the last look at the clock; of the connection's goroutine alone
+	latency  *latencies       // nil: nobody wants to know
 }
 
 // request counts a decoded request.
 func (n *counters) request(cmd uint16) { n.requests[min(cmd, Commands-1)].Add(1) }
 
 // success counts a request of known command that did what it asked.
-func (n *counters) success(req *request) { n.bytes[req.cmd].Add(req.length) }
+func (n *counters) success(req *request) {
+	n.bytes[req.cmd].Add(req.length)
+	n.answered[req.cmd]++
+}
 
-// failure counts an error reply.
-func (n *counters) failure(e Errno) {
+// failure counts an error reply to req.
+func (n *counters) failure(req *request, e Errno) {
+	n.answered[min(req.cmd, Commands-1)]++
 	for i := range errnos {
 		if errnos[i] == e {
 			n.errors[i].Add(1)
@@ -104,11 +114,12 @@ func (n *counters) add(m *counters) {
 	for i := range n.groupSizes {
 		n.groupSizes[i].Add(m.groupSizes[i].Load())
 	}
+	m.latency.add(&n.latency)
 }
 
 // snapshot returns the present values.
 func (n *counters) snapshot() Counters {
-	s := Counters{Errors: make(map[Errno]uint64, len(errnos))}
+	s := Counters{Errors: make(map[Errno]uint64, len(errnos)), Latency: n.latency.snapshot()}
 	for i := range n.requests {
 		s.Requests[i] = n.requests[i].Load()
 		s.Bytes[i] = n.bytes[i].Load()

@@ -20,7 +20,8 @@ import "fmt"
 //
 // Requests are executed in the order in which they arrive, one at a time. So a
 // READ sees the WRITEs in front of it, and no handler needs to look for
-// conflicts. Nothing here allocates, logs, or reads a clock.
+// conflicts. Nothing here allocates or logs, and nobody reads a clock unless asked to
+// (latency.go).
 
 // transmission serves requests until the client disconnects (nil), hangs up
 // (io.EOF) or cannot be followed any more.

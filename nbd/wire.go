@@ -24,6 +24,9 @@ type wire struct {
 	n   int
 	err error
 
+	timed   bool          // arrived is kept
+	arrived time.Duration // when the last bytes did, by clock
+
 	// A write under way.
 	rest   []byte
 	wErr   error
@@ -33,6 +36,11 @@ type wire struct {
 
 	tryRead, tryWrite func(fd uintptr) bool // readNow and writeNow, made once
 }
+
+// unixBuffer is what a Unix socket is to hold of replies. It is too small for a full
+// reply buffer otherwise, and the two sides take turns; larger, it would not stay in the
+// cache. TCP finds out what it needs by itself.
+const unixBuffer = 416 << 10
 
 // sink is where a read goes.
 type sink interface {
@@ -47,6 +55,7 @@ func (w *wire) init(nc net.Conn) {
 		w.raw, _ = nc.SyscallConn()
 	case *net.UnixConn:
 		w.raw, _ = nc.SyscallConn()
+		nc.SetWriteBuffer(unixBuffer) // as much of it as the system allows
 	}
 	w.tryRead, w.tryWrite = w.readNow, w.writeNow
 }
@@ -55,13 +64,22 @@ func (w *wire) init(nc net.Conn) {
 func (w *wire) receive(to sink) (int, error) {
 	if w.raw == nil {
 		to.park()
-		return w.Conn.Read(to.space())
+		n, err := w.Conn.Read(to.space())
+		w.stamp()
+		return n, err
 	}
 	w.to, w.n, w.err = to, 0, nil
 	if err := w.raw.Read(w.tryRead); err != nil {
 		return 0, err
 	}
+	w.stamp()
 	return w.n, w.err
+}
+
+func (w *wire) stamp() {
+	if w.timed {
+		w.arrived = clock()
+	}
 }
 
 // readNow reads what is there. It returns false when the runtime is to wait.

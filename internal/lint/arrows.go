@@ -25,9 +25,12 @@ const (
 	netlink   = "github.com/mdlayher/netlink"
 	zstd      = "github.com/klauspost/compress"
 	xz        = "github.com/ulikunitz/xz"
+	prom      = "github.com/prometheus/client_golang"
+	xnet      = "golang.org/x/net"
 	xsys      = "golang.org/x/sys"
 	xtime     = "golang.org/x/time"
 	zerolog   = "github.com/rs/zerolog"
+	cyclonedx = "github.com/CycloneDX/cyclonedx-go"
 )
 
 // anything of ours, in an imports list.
@@ -57,6 +60,10 @@ var arrows = map[string]imports{
 		code:  []string{"btt", "layout", "pmem", uuid, xsys},
 		tests: []string{"check", "pmem/pmemtest"},
 	},
+	"internal/monitor": {
+		code:  []string{"btt", "nbd", "internal/units", prom, xnet, xtime, zerolog},
+		tests: []string{"nbd/nbdtest", "pmem"},
+	},
 	"internal/sandbox": {code: []string{landlock}},
 	"internal/kernel": {
 		code:  []string{"nbd", kmod, genetlink, netlink, xsys, xz, zstd},
@@ -67,6 +74,8 @@ var arrows = map[string]imports{
 		tests: []string{"nbd/nbdtest"},
 	},
 	"internal/units":     {},
+	"internal/draw":      {code: []string{"check", "internal/units"}},
+	"internal/report":    {code: []string{"check", "layout", "internal/units"}, tests: []string{"btt", "pmem", uuid}},
 	"internal/signature": {code: []string{"layout"}, tests: []string{uuid}},
 	"internal/cli": {
 		code:  []string{anything, cobra, pflag, systemd, toml, uuid, vsock, xsys, zerolog},
@@ -77,11 +86,12 @@ var arrows = map[string]imports{
 
 	"fuzz":                {tests: []string{anything, uuid}},
 	"test":                {tests: []string{"internal/linear", "nbd/nbdtest"}}, // its tests know the binaries only
-	"internal/bench":      {code: []string{"btt", "layout", "pmem", uuid}},
+	"internal/bench":      {code: []string{"btt", "layout", "pmem", uuid, xsys}},
 	"internal/linear":     {tests: []string{porcupine}},
 	"internal/lint":       {},
 	"internal/manual":     {code: []string{"internal/cli", cobra, pflag, md2man}},
 	"internal/mutate":     {},
+	"internal/pictures":   {code: []string{"internal/lint", "layout"}},
 	"internal/testreport": {},
 
 	"internal/vm":       {code: []string{xsys}},
@@ -89,6 +99,22 @@ var arrows = map[string]imports{
 	"test/vm":           {tests: []string{"internal/vm", "nbd/nbdtest", "test/vm/workload"}},
 	"test/vm/guest":     {code: []string{"test/vm/workload"}},
 	"test/vm/workload":  {},
+
+	"tools/sbom": {code: []string{cyclonedx}}, // of the module in tools
+}
+
+// Arrows are the packages of ours that each package may import outside its tests, "*"
+// meaning any.
+func Arrows() map[string][]string {
+	all := map[string][]string{}
+	for p, in := range arrows {
+		for _, q := range in.code {
+			if _, ours := arrows[q]; ours || q == anything {
+				all[p] = append(all[p], q)
+			}
+		}
+	}
+	return all
 }
 
 func (in imports) allow(imported string, test bool) bool {

@@ -19,6 +19,7 @@ var rules = map[string]func([]source) []finding{
 	"doc comments":  undocumented,
 	"sleeps":        sleepingTests,
 	"machine paths": machinePaths,
+	"log fields":    wrongFields,
 }
 
 // Goal: the repository keeps every rule.
@@ -149,6 +150,12 @@ func TestRulesCanFail(t *testing.T) {
 			{"docs/a.md", "https://example.org/ho" + "me/page\n", nothing},
 			{"docs/a.md", "a work/home/root matter\n", nothing},
 		},
+		"log fields": {
+			{"nbd/a.go", "package p\n\nfunc f() {\n\tlog.Str(\"file\", p)\n}\n", 4},
+			{"nbd/a.go", "package p\n\nfunc f() {\n\tlog.Str(name, p)\n\tflags.Int(\"a\", 1, \"b\")\n}\n", nothing},
+			{"nbd/a_test.go", "package p\n\nfunc f() {\n\tlog.Str(\"file\", p)\n}\n", nothing},
+			{"check/a.go", "package p\n\nfunc f() {\n\tlog.Str(\"file\", p)\n}\n", nothing},
+		},
 	}
 	for name, rule := range rules {
 		if len(trials[name]) == 0 {
@@ -171,6 +178,18 @@ func expect(t *testing.T, rule string, tt trial, found []finding) {
 		t.Errorf("%s: found %v in a source that keeps the rule:\n%s", rule, found, tt.text)
 	case tt.line != nothing && (len(found) != 1 || found[0].line != tt.line):
 		t.Errorf("%s: found %v, want one finding in line %d of %s:\n%s", rule, found, tt.line, tt.path, tt.text)
+	}
+}
+
+// Goal: words of the log are those of the table under its heading, and no others.
+func TestLogWords(t *testing.T) {
+	text := "| `before` | x |\n" + logHeading + "text `in` it\n\n| word | of |\n|---|---|\n| `path` | x |\n| `offset`, `length` | `y` |\n\n## Next\n| `behind` | x |\n"
+	s, err := parse(logDocument, []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := logWords([]source{s}); !slices.Equal(got, []string{"path", "offset", "length"}) {
+		t.Errorf("words: %q", got)
 	}
 }
 
