@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/bttnbd/bttnbd/check"
+	"github.com/bttnbd/bttnbd/internal/draw"
+	"github.com/bttnbd/bttnbd/internal/units"
 	"github.com/bttnbd/bttnbd/pmem"
 )
 
@@ -21,14 +24,15 @@ type checkOptions struct {
 	parent      uuidFlag
 	parentGiven bool // also as zeros
 	repairOptions
+	pictures
 }
 
 func (o *checkOptions) addFlags(f *pflag.FlagSet) {
-	o.progress = newProgressFlag()
 	f.BoolVar(&o.json, "json", false, "print one JSON object")
-	f.Var(&o.progress, "progress", "show on stderr how far the check is; auto: on a terminal")
+	addProgress(f, &o.progress)
 	f.Var(&o.parent, "parent-uuid", "uuid that the namespace has, to compare with the image's, or to repair that; zeros: none")
 	o.repairOptions.addFlags(f)
+	o.pictures.addFlags(f)
 }
 
 // NewCheck is the command check; name is what the user calls it.
@@ -42,8 +46,15 @@ block has exactly one owner. Nothing is changed unless --repair is given. Each
 finding is one line.
 
 A repair never guesses whose data is in a block: an LBA of which that is not known
-fails to read until it is written. It can be interrupted and run again.`,
-		Example:     "  bttcheck disk.img\n  bttnbd check --json /dev/pmem0\n  bttcheck --dry-run disk.img\n  bttcheck --repair --backup undo disk.img\n  bttcheck --restore undo disk.img",
+fails to read until it is written. It can be interrupted and run again.
+
+--html and --svg draw what was found, with what a repair would do.`,
+		Example: `  bttcheck disk.img
+  bttnbd check --json /dev/pmem0
+  bttcheck --html report.html disk.img
+  bttcheck --dry-run disk.img
+  bttcheck --repair --backup undo disk.img
+  bttcheck --restore undo disk.img`,
 		Annotations: map[string]string{exitStatus: fsckStatus},
 		Args:        onePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -51,9 +62,15 @@ fails to read until it is written. It can be interrupted and run again.`,
 			if err := o.validate(); err != nil {
 				return err
 			}
+			if o.restore != "" && o.pictures.wanted() {
+				return usagef("--restore checks nothing that could be drawn: leave --html and --svg out")
+			}
+			if err := o.pictures.mayWrite(); err != nil {
+				return err
+			}
 			switch {
 			case o.restore != "":
-				return runRestore(cmd.OutOrStdout(), o)
+				return runRestore(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o)
 			case o.repair || o.dryRun:
 				return runRepair(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o)
 			}
@@ -71,8 +88,11 @@ func runCheck(ctx context.Context, stdout, stderr io.Writer, o checkOptions) (er
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 
-	bar := newProgress(stderr, o.progress.value, o.path)
+	bar := newProgress(stderr, o.progress.value, o.path, sectorRate)
 	report, err := check.Run(ctx, r, o.options(bar))
+	if err == nil && o.pictures.wanted() && !report.Clean() {
+		err = check.Preview(ctx, r, report, check.RepairOptions{Options: o.options(bar)})
+	}
 	bar.end()
 	if err != nil {
 		return withPath(o.path, err)
@@ -82,25 +102,30 @@ func runCheck(ctx context.Context, stdout, stderr io.Writer, o checkOptions) (er
 	} else {
 		err = writeReport(stdout, report)
 	}
-	if err == nil && report.Damaged() {
-		return errDamage
-	}
-	return err
+	return cmp.Or(err, o.pictures.write(ctx, r, report), outcome(report))
 }
 
 // writeReport prints a line for each finding and one that sums them up.
 func writeReport(w io.Writer, r *check.Report) error {
 	var b strings.Builder
+	style := styleOf(w)
 	for i := range r.Findings {
-		writeFinding(&b, &r.Findings[i])
+		writeFinding(&b, &r.Findings[i], style)
 	}
 	fmt.Fprintf(&b, "%s: %s\n", r.Path, summary(r))
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-func writeFinding(b *strings.Builder, f *check.Finding) {
-	fmt.Fprintf(b, "%v: %v: ", f.Severity, f.Kind)
+func writeFinding(b *strings.Builder, f *check.Finding, style draw.Style) {
+	severity := f.Severity.String()
+	switch f.Severity {
+	case check.Error:
+		severity = style.Bad(severity)
+	case check.Warning:
+		severity = style.Doubtful(severity)
+	}
+	fmt.Fprintf(b, "%s: %v: ", severity, f.Kind)
 	if f.Arena != check.WholeImage {
 		fmt.Fprintf(b, "arena %d, ", f.Arena)
 	}
@@ -124,9 +149,4 @@ func summary(r *check.Report) string {
 		plural(uint64(len(r.Arenas)), "arena"), plural(r.Sectors, "sector"), r.SectorSize)
 }
 
-func plural(n uint64, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
+func plural(n uint64, what string) string { return units.Plural(n, what) }

@@ -28,13 +28,14 @@ through one is, after any crash, wholly old or wholly new.`,
   bttnbd serve --listen unix:/run/disk.sock disk.img
   nbdinfo 'nbd+unix:///?socket=/run/disk.sock'
   bttnbd check disk.img`,
+		Annotations:                map[string]string{exitStatus: commonStatus},
 		SuggestionsMinimumDistance: 2,
 		Args:                       cobra.ArbitraryArgs, // RunE reports what is no command, on one line
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return noSuchCommand(cmd, args)
 		},
 	}
-	root.AddCommand(newCreate(), newServe(), newInfo(), NewCheck("check"), newConvert(), newAttach(), newDetach(), newList(), newVersion())
+	root.AddCommand(newCreate(), newServe(), newInfo(), NewCheck("check"), newConvert(), newGrow(), newAttach(), newDetach(), newList(), newTop(), newVersion(), newCompletion())
 	return root
 }
 
@@ -42,7 +43,7 @@ through one is, after any crash, wholly old or wholly new.`,
 func settle(root *cobra.Command) {
 	root.SilenceErrors = true
 	root.SilenceUsage = true
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.CompletionOptions.DisableDefaultCmd = true // ours is newCompletion
 	root.SetFlagErrorFunc(flagError)
 	root.SetUsageTemplate(root.UsageTemplate() + exitStatusTemplate)
 	root.SetHelpCommand(newHelp())
@@ -50,6 +51,7 @@ func settle(root *cobra.Command) {
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.InitDefaultVersionFlag()
 	root.Flags().Lookup("version").Usage = "print the version and what it was built from"
+	addCompletions(root)
 }
 
 // exitStatusTemplate prints what a command says under [exitStatus].
@@ -64,8 +66,11 @@ const exitStatus = "exit status"
 // newHelp is the command help, which exists where there are others.
 func newHelp() *cobra.Command {
 	return &cobra.Command{
-		Use:   "help [COMMAND]",
-		Short: "Show the help of a command",
+		Use:         "help [COMMAND]",
+		Short:       "Show the help of a command",
+		Long:        "Show what a command does, its flags, examples, and what its exit status means.",
+		Example:     "  bttnbd help serve",
+		Annotations: map[string]string{exitStatus: commonStatus},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			about, rest, err := cmd.Root().Find(args)
 			switch {
@@ -80,26 +85,33 @@ func newHelp() *cobra.Command {
 	}
 }
 
-// helpFlag turns "help", said to a root without commands, into --help, unless there
-// is a file of that name.
-func helpFlag(root *cobra.Command, args []string) []string {
-	if root.HasSubCommands() || len(args) != 1 || args[0] != "help" {
+// rootWords is for a root that has no commands, but takes an image: there too "help"
+// is --help and "completion SHELL" is that command, unless a file has the name.
+func rootWords(root *cobra.Command, args []string) []string {
+	if root.HasSubCommands() || len(args) == 0 {
 		return args
 	}
-	if _, err := os.Lstat("help"); err == nil {
+	if _, err := os.Lstat(args[0]); err == nil {
 		return args
 	}
-	return []string{"--help"}
+	switch {
+	case args[0] == "help" && len(args) == 1:
+		return []string{"--help"}
+	case args[0] == "completion":
+		root.AddCommand(newCompletion())
+	}
+	return args
 }
 
 // Main runs root with args and returns the code to exit with. SIGINT, SIGTERM and
 // SIGHUP end the context of the command; a second one ends the process. A command may
 // take SIGHUP for itself, see takeHangups.
 func Main(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
-	ctx, stop := withSignals(context.Background())
-	defer stop()
 	settle(root)
-	root.SetArgs(helpFlag(root, args))
+	args = rootWords(root, args)
+	ctx, stop := withSignals(context.Background(), interruptCode(root, args))
+	defer stop()
+	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
@@ -109,7 +121,15 @@ func Main(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	return exitCode(err, cmd.Annotations[exitStatus] == fsckStatus)
 }
 
-func withSignals(parent context.Context) (ctx context.Context, stop func()) {
+// interruptCode is what a second signal ends the command of args with.
+func interruptCode(root *cobra.Command, args []string) int {
+	cmd, _, err := root.Find(args)
+	return exitCode(errInterrupted, err == nil && cmd.Annotations[exitStatus] == fsckStatus)
+}
+
+// withSignals is a context that the first signal ends; the second ends the process,
+// with the code.
+func withSignals(parent context.Context, code int) (ctx context.Context, stop func()) {
 	h := &hangups{came: make(chan os.Signal, 1)}
 	ctx, cancel := context.WithCancelCause(context.WithValue(parent, hangupsKey{}, h))
 	signals := make(chan os.Signal, 2)
@@ -124,7 +144,7 @@ func withSignals(parent context.Context) (ctx context.Context, stop func()) {
 			case sig == syscall.SIGHUP && h.taken.Load():
 				h.pass(sig)
 			case ending:
-				os.Exit(exitInterrupted)
+				os.Exit(code)
 			default:
 				ending = true
 				cancel(errInterrupted)
@@ -170,6 +190,10 @@ func noSuchCommand(root *cobra.Command, args []string) error {
 	}
 	if similar := root.SuggestionsFor(args[0]); len(similar) > 0 {
 		return usagef("unknown command %q: did you mean %s?", args[0], strings.Join(similar, " or "))
+	}
+	if _, err := os.Stat(args[0]); err == nil {
+		word := shellWord(args[0])
+		return usagef("%q is a file, not a command: did you mean %s info %s, or %s serve %s?", args[0], root.Name(), word, root.Name(), word)
 	}
 	return usagef("unknown command %q: see %s --help", args[0], root.Name())
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -66,7 +65,7 @@ func TestErrorLine(t *testing.T) {
 // and both say so with their exit codes.
 func TestInterrupted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk.img")
-	o := createOptions{path: path, size: 32 << 20, sectorSize: 4096, format: newChoice("kernel")}
+	o := createOptions{path: path, size: 32 << 20, sectorSize: 4096, format: newChoice("kernel"), progress: newChoice("never")}
 	stopped, stop := context.WithCancelCause(t.Context())
 	stop(errInterrupted)
 
@@ -101,18 +100,18 @@ func TestFirstByte(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if at, found, err := firstByte(t.Context(), r); found || err != nil {
+	if at, found, err := firstByte(t.Context(), r, nil); found || err != nil {
 		t.Errorf("zeros: found %v at %d, %v", found, at, err)
 	}
 	for _, want := range []uint64{32<<20 - 8, 20<<20 + 4088, 5 << 20, 0} {
 		r.Store64(want, 1)
-		if at, found, err := firstByte(t.Context(), r); !found || at != want || err != nil {
+		if at, found, err := firstByte(t.Context(), r, nil); !found || at != want || err != nil {
 			t.Errorf("found %v at %d, %v, want %d", found, at, err, want)
 		}
 	}
 	stopped, stop := context.WithCancelCause(t.Context())
 	stop(errInterrupted)
-	if _, _, err := firstByte(stopped, r); exitCode(err, false) != exitInterrupted {
+	if _, _, err := firstByte(stopped, r, nil); exitCode(err, false) != exitInterrupted {
 		t.Errorf("interrupted: %v", err)
 	}
 }
@@ -237,12 +236,12 @@ func TestParseExportArg(t *testing.T) {
 }
 
 // Goal: a typing error finds the flag that was meant, another word finds none.
-func TestSimilarFlag(t *testing.T) {
+func TestSimilarFlags(t *testing.T) {
 	cmd := newServe()
 	for in, want := range map[string]string{
-		"lsiten": "listen", "listn": "listen", "readonly": "read-only", "verbose": "", "": "",
+		"lsiten": "--listen", "listn": "--listen", "readonly": "--read-only", "exports": "--exports-dir", "verbose": "", "": "", "x": "",
 	} {
-		if got := similarFlag(cmd, in); got != want {
+		if got := strings.Join(similarFlags(cmd, in), " "); got != want {
 			t.Errorf("%s: %q, want %q", in, got, want)
 		}
 	}
@@ -273,22 +272,6 @@ func TestForeignSocketStays(t *testing.T) {
 	}
 	if _, err := os.Stat("s.sock"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("own socket is left: %v", err)
-	}
-}
-
-// Goal: progress is shown when it is wanted, and ends with the whole.
-func TestProgress(t *testing.T) {
-	var b bytes.Buffer
-	p := newProgress(&b, "always", "x")
-	p.update(1, 4)
-	p.update(2, 4) // too soon after the one before
-	p.update(4, 4)
-	p.end()
-	if want := "\rx:  25 %\rx: 100 %\n"; b.String() != want {
-		t.Errorf("printed %q, want %q", b.String(), want)
-	}
-	if p := newProgress(&b, "auto", "x"); p != nil {
-		t.Error("progress on what is no terminal")
 	}
 }
 

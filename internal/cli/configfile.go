@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -50,7 +51,7 @@ func readConfig(path string, given *pflag.FlagSet) (settings, error) {
 	s := newSettings()
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return s, fmt.Errorf("--config: %w", err)
+		return s, fmt.Errorf("--config: %w", adviseConfig(err))
 	}
 	if err := decodeConfig(text, &s); err != nil {
 		return s, fmt.Errorf("%s: %w", path, err)
@@ -72,6 +73,17 @@ func readConfig(path string, given *pflag.FlagSet) (settings, error) {
 		}
 	}
 	return s, nil
+}
+
+// adviseConfig adds to an error of reading the file what to do about it.
+func adviseConfig(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: check the path; bttnbd serve --help says what such a file has", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: run as a user who may read it", err)
+	}
+	return err
 }
 
 func copyFlag(to, from *pflag.Flag) error {

@@ -148,9 +148,9 @@ func written(p *unstable.Parser, value *unstable.Node) string {
 
 // fieldOf is the field of table for a key; invalid if there is none.
 func fieldOf(table reflect.Value, key string) reflect.Value {
-	for i := range table.NumField() {
-		if table.Type().Field(i).Tag.Get("toml") == key {
-			return table.Field(i)
+	for _, f := range reflect.VisibleFields(table.Type()) {
+		if f.Tag.Get("toml") == key {
+			return table.FieldByIndex(f.Index)
 		}
 	}
 	return reflect.Value{}

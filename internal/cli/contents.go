@@ -19,12 +19,13 @@ import (
 // This file says what a file holds that is about to be overwritten, or that is no
 // BTT where one was expected.
 
-// contents is what r holds; found is false only when all of it reads as zeros.
-func contents(ctx context.Context, r *pmem.Region) (c signature.Content, found bool, err error) {
+// contents is what r holds; found is false only when all of it reads as zeros. bar, which
+// may be nil, shows how much of r has been looked at.
+func contents(ctx context.Context, r *pmem.Region, bar *progress) (c signature.Content, found bool, err error) {
 	if c, found, err = signature.Detect(regionReader{r}, r.Size()); found || err != nil {
 		return c, found, err
 	}
-	at, found, err := firstByte(ctx, r)
+	at, found, err := firstByte(ctx, r, bar)
 	if !found || err != nil {
 		return c, false, err
 	}
@@ -33,7 +34,12 @@ func contents(ctx context.Context, r *pmem.Region) (c signature.Content, found b
 
 // firstByte is the offset of the first byte of r that is not zero. Holes of a file
 // are not read; a device has none.
-func firstByte(ctx context.Context, r *pmem.Region) (at uint64, found bool, err error) {
+func firstByte(ctx context.Context, r *pmem.Region, bar *progress) (at uint64, found bool, err error) {
+	return firstByteFrom(ctx, r, 0, bar)
+}
+
+// firstByteFrom is firstByte at offset from or behind.
+func firstByteFrom(ctx context.Context, r *pmem.Region, from uint64, bar *progress) (at uint64, found bool, err error) {
 	next := func(off uint64) (extent, error) { return extent{off, r.Size() - off}, nil }
 	if isRegular(r.Path()) {
 		f, err := os.Open(r.Path())
@@ -43,18 +49,23 @@ func firstByte(ctx context.Context, r *pmem.Region) (at uint64, found bool, err 
 		defer f.Close()
 		next = func(off uint64) (extent, error) { return nextData(f, off, r.Size()) }
 	}
-	for off := uint64(0); off < r.Size(); {
+	for off := from; off < r.Size(); {
 		e, err := next(off)
 		if e.n == 0 || err != nil {
 			return 0, false, err
 		}
+		e.n = min(e.n, searchPiece)
 		if at, found, err := signature.FirstByte(ctx, regionReader{r}, e.off, e.n); found || err != nil {
 			return at, found, err
 		}
 		off = e.off + e.n
+		bar.update(off-from, r.Size()-from)
 	}
 	return 0, false, nil
 }
+
+// searchPiece is how many bytes are searched between two looks at the progress.
+const searchPiece = 64 << 20
 
 // nextData is the first extent of f at off or behind that is no hole; empty if
 // there is none below size.
@@ -123,7 +134,7 @@ const searchTime = 2 * time.Second
 func notBTT(r *pmem.Region) error {
 	ctx, stop := context.WithTimeout(context.Background(), searchTime)
 	defer stop()
-	c, found, err := contents(ctx, r)
+	c, found, err := contents(ctx, r, nil)
 	path := r.Path()
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):

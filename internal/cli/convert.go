@@ -26,6 +26,8 @@ type convertOptions struct {
 	parentGiven bool // which may be the uuid of zeros
 	flog        bool
 	json        bool
+	progress    choiceFlag
+	stderr      io.Writer
 }
 
 // sameFormat is the choice that keeps the format of the image.
@@ -39,6 +41,7 @@ func (o *convertOptions) addFlags(f *pflag.FlagSet) {
 	f.Var(&o.parentUUID, "parent-uuid", "uuid of the namespace that the image is for; zeros: any namespace")
 	f.BoolVar(&o.flog, "flog", false, "rewrite the flog: padding {0,1}, and the flags of the format")
 	f.BoolVar(&o.json, "json", false, "print one JSON object")
+	addProgress(f, &o.progress)
 }
 
 func newConvert() *cobra.Command {
@@ -54,7 +57,8 @@ meanwhile leaves an image that works, and the command can be run again.
 
 Between formats every block has to move, so that takes a new file (--output). It
 has the sector size of the image, and between kernel and uefi the same room for
-integrity data, with zeros in it; what is bad in the image is bad in it, too.`,
+integrity data, with zeros in it; what is bad in the image is bad in it, too. It has
+its name when it is complete and durable; interrupted, there is none.`,
 		Example: `  bttnbd convert --flog disk.img
   bttnbd convert --parent-uuid 00000000-0000-0000-0000-000000000000 /dev/pmem0
   bttnbd convert --format kernel --output disk.img old.pool`,
@@ -103,6 +107,7 @@ type converted struct {
 }
 
 func runConvert(ctx context.Context, stdout, stderr io.Writer, o convertOptions) error {
+	o.stderr = stderr
 	run := o.inPlace
 	if o.output != "" {
 		run = o.toFile
@@ -176,7 +181,10 @@ func (o *convertOptions) toFile(ctx context.Context) (c converted, err error) {
 	if err != nil {
 		return c, err
 	}
-	if err := convert.File(ctx, d, o.output, p); err != nil {
+	bar := newProgress(o.stderr, o.progress.value, o.output, bytesRate)
+	err = convert.File(ctx, d, o.output, p, bar.update)
+	bar.end()
+	if err != nil {
 		return c, withPath(o.path, err)
 	}
 	made, err := openImage(o.output, pmem.Options{ReadOnly: true})

@@ -7,9 +7,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -29,6 +31,7 @@ type createOptions struct {
 	force      bool
 	allocate   bool
 	json       bool
+	progress   choiceFlag
 }
 
 func (o *createOptions) addFlags(f *pflag.FlagSet) {
@@ -42,6 +45,7 @@ func (o *createOptions) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.force, "force", false, "overwrite whatever is there")
 	f.BoolVar(&o.allocate, "allocate", false, "reserve all the space now; the file is sparse otherwise")
 	f.BoolVar(&o.json, "json", false, "print one JSON object")
+	addProgress(f, &o.progress)
 }
 
 func newCreate() *cobra.Command {
@@ -59,7 +63,10 @@ image is a little larger than what it can hold; the usable size is printed.
 A sector is written all or not at all. Linux knows 512 and 4096, and 520, 528,
 4104, 4160 and 4224, of which it keeps the few bytes more for integrity data;
 8192, 16384, 32768 and 65536 are for other users, a database with pages of that
-size say. In a pool a block may have any size.`,
+size say. In a pool a block may have any size.
+
+Interrupted, it leaves no new file; a file or device that was there it says is to
+be laid out again.`,
 		Example: `  bttnbd create --size 1G disk.img
   bttnbd create --sector-size 512 --format uefi /dev/pmem0`,
 		Annotations: map[string]string{exitStatus: commonStatus},
@@ -78,6 +85,7 @@ func runCreate(ctx context.Context, stdout, stderr io.Writer, o createOptions) e
 	if err != nil {
 		return err
 	}
+	spec.bar = func(what string) *progress { return newProgress(stderr, o.progress.value, what, bytesRate) }
 	lay := spec.makeOver
 	if _, err := os.Stat(o.path); errors.Is(err, fs.ErrNotExist) {
 		if o.size == 0 && dangling(o.path) == "" {
@@ -101,9 +109,35 @@ func runCreate(ctx context.Context, stdout, stderr io.Writer, o createOptions) e
 			UUID: spec.uuid, ParentUUID: spec.parentUUID, Arenas: len(p.arenas), UnusedSize: p.unused,
 		})
 	}
-	_, err = fmt.Fprintf(stdout, "%s: %s usable, sector size %d, format %s, uuid %v\n",
-		o.path, units.Human(p.usable), spec.sectorSize, spec.flavour.Name, spec.uuid)
+	_, err = fmt.Fprintf(stdout, "%s: %s usable, sector size %d, format %s, uuid %v\nserve it with: bttnbd serve --listen unix:%s.sock %s\n",
+		o.path, units.Human(p.usable), spec.sectorSize, spec.flavour.Name, spec.uuid, socketName(o.path), shellWord(o.path))
 	return err
+}
+
+// socketName is a name for the socket of an image, in the current directory.
+func socketName(path string) string {
+	name := filepath.Base(path)
+	name = strings.TrimSuffix(name, filepath.Ext(name))
+	const most = 60 // a path of 107 bytes is the longest there is
+	if shellWord(name) != name || len(name) > most || name+".sock" == filepath.Base(path) {
+		return "btt"
+	}
+	return name
+}
+
+// shellWord is a path as one argument of a command line, that is no flag and no
+// NAME=PATH.
+func shellWord(path string) string {
+	if strings.HasPrefix(path, "-") || strings.Contains(path, "=") && !strings.HasPrefix(path, "/") {
+		path = "./" + path
+	}
+	plain := func(r rune) bool {
+		return r < 0x80 && (unicode.IsLetter(r) || unicode.IsDigit(r)) || strings.ContainsRune("/._-+,:@%", r)
+	}
+	if path != "" && strings.IndexFunc(path, func(r rune) bool { return !plain(r) }) < 0 {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
 // sectorNote is what whoever makes an image with such sectors is to know.

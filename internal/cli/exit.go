@@ -63,6 +63,22 @@ func usagef(format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...)}
 }
 
+// interruptedError is an interrupt that has left something of which the user must know.
+type interruptedError struct{ left string }
+
+func (e *interruptedError) Error() string { return errInterrupted.Error() + ": " + e.left }
+
+// Unwrap makes it an interrupt for all who ask.
+func (e *interruptedError) Unwrap() error { return errInterrupted }
+
+// interruptLeaves adds to err, if it is an interrupt, what that has left.
+func interruptLeaves(err error, format string, args ...any) error {
+	if err == nil || !isInterrupt(err) {
+		return err
+	}
+	return &interruptedError{fmt.Sprintf(format, args...)}
+}
+
 // exitCode is the only place where an outcome becomes a number.
 func exitCode(err error, fsck bool) int {
 	var usage *usageError
@@ -100,11 +116,14 @@ func isInterrupt(err error) bool {
 // errorLine is what to print for err: one line whatever it holds, "" for nothing.
 func errorLine(err error) string {
 	var status commandStatus
+	var left *interruptedError
 	switch {
 	case err == nil, errors.Is(err, errDamage), errors.Is(err, errRepaired), errors.Is(err, errPartly):
 		return ""
 	case errors.As(err, &status) && err.Error() == status.Error():
 		return ""
+	case errors.As(err, &left):
+		return left.Error()
 	case isInterrupt(err):
 		return errInterrupted.Error()
 	}

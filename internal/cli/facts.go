@@ -29,6 +29,8 @@ type facts struct {
 	Lost           *lostFacts      `json:"lost"` // the arena where the image cannot be followed further; null: none
 	Pool           *poolFacts      `json:"pool"` // null: no pool
 	Findings       []check.Finding `json:"findings"`
+
+	Map []check.ArenaChart `json:"map,omitempty"` // with --map
 }
 
 type arenaFacts struct {

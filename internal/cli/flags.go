@@ -209,44 +209,31 @@ func flagError(cmd *cobra.Command, err error) error {
 
 func unknownFlag(cmd *cobra.Command, e *pflag.NotExistError) error {
 	name := e.GetSpecifiedName()
-	if e.GetSpecifiedShortnames() != "" {
-		return usagef("unknown flag -%s: see %s --help", name, cmd.CommandPath())
+	given := "--" + name
+	if short := e.GetSpecifiedShortnames(); short != "" {
+		given = "-" + name
+		if name = strings.SplitN(short, "=", 2)[0]; len(name) > 1 {
+			given = "-" + short
+		}
 	}
-	if similar := similarFlag(cmd, name); similar != "" {
-		return usagef("unknown flag --%s: did you mean --%s?", name, similar)
+	if similar := similarFlags(cmd, name); len(similar) > 0 {
+		return usagef("unknown flag %s: did you mean %s?", given, strings.Join(similar, " or "))
 	}
-	return usagef("unknown flag --%s: see %s --help", name, cmd.CommandPath())
+	return usagef("unknown flag %s: see %s --help", given, cmd.CommandPath())
 }
 
-// similarFlag is the flag of cmd that name was probably meant to be, or "".
-func similarFlag(cmd *cobra.Command, name string) (best string) {
-	least := 3 // typing errors; more is another word
+// similarFlags are the flags of cmd that name was probably meant to be. What is similar
+// is cobra's to say, as it does of commands: so the flags become commands for the moment.
+func similarFlags(cmd *cobra.Command, name string) (list []string) {
+	if len(name) < 2 {
+		return nil // similar to everything
+	}
+	names := &cobra.Command{SuggestionsMinimumDistance: 2}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if d := distance(name, f.Name); d < least {
-			best, least = f.Name, d
-		}
+		names.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
 	})
-	return best
-}
-
-// distance is the number of bytes to insert, delete or change to make a out of b
-// (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	for _, similar := range names.SuggestionsFor(name) {
+		list = append(list, "--"+similar)
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
+	return list
 }

@@ -27,6 +27,17 @@ type imageSpec struct {
 	parentUUID uuid.UUID
 	allocate   bool // take all the space now
 	force      bool // overwrite what is there
+
+	// bar makes the progress of work on the whole file; nil: there is none to be seen.
+	bar func(what string) *progress
+}
+
+// progress is the bar for what is done to the image, or nil.
+func (s *imageSpec) progress(what string) *progress {
+	if s.bar == nil {
+		return nil
+	}
+	return s.bar(s.path + ": " + what)
 }
 
 // extent is n bytes at off of the file.
@@ -161,10 +172,16 @@ func (s *imageSpec) makeOver(ctx context.Context) (p imagePlan, err error) {
 	if p, err = s.mayOverwrite(ctx, r); err != nil {
 		return p, err
 	}
+	if s.allocate && !isRegular(s.path) {
+		return p, usagef("%s: a device has all its space: leave --allocate out", s.path)
+	}
+	if ctx.Err() != nil {
+		return p, context.Cause(ctx) // nothing is changed yet
+	}
+	defer func() {
+		err = interruptLeaves(err, "%s: nothing is laid out yet, and what was there is gone: run the same command again with --force", s.path)
+	}()
 	if !isRegular(s.path) {
-		if s.allocate {
-			return p, usagef("%s: a device has all its space: leave --allocate out", s.path)
-		}
 		return p, s.layOut(ctx, r, p, false)
 	}
 	if s.force {
@@ -226,7 +243,9 @@ func (s *imageSpec) mayOverwrite(ctx context.Context, r *pmem.Region) (imagePlan
 	if err != nil || s.force {
 		return p, err
 	}
-	c, found, err := contents(ctx, r)
+	bar := s.progress("looking for data")
+	c, found, err := contents(ctx, r, bar)
+	bar.end()
 	switch {
 	case ctx.Err() != nil:
 		return p, context.Cause(ctx)
@@ -277,15 +296,18 @@ func (s *imageSpec) layOut(ctx context.Context, r *pmem.Region, p imagePlan, zer
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	bar := s.progress("zeroing")
 	err := btt.Format(r, btt.FormatParams{
 		Flavour: s.flavour, SectorSize: s.sectorSize,
 		UUID: s.uuid, ParentUUID: s.parentUUID, Zeroed: zeroed,
+		Progress: func(done, total uint64) error {
+			bar.update(done, total)
+			return context.Cause(ctx)
+		},
 	})
+	bar.end()
 	if err != nil {
 		return withPath(s.path, err)
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
 	}
 	return nil
 }

@@ -80,6 +80,9 @@ func (s *service) openAsked(ctx context.Context, spec exportSpec) (*image, error
 	case err != nil:
 		return nil, err
 	case made:
+		if note := sectorNote(im.dev.Flavour(), im.dev.SectorSize()); note != "" {
+			s.log.Warn().Str("path", im.path).Msg(note)
+		}
 		return im, s.as.Own(spec.path)
 	}
 	s.warnIfOther(im, spec)

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bttnbd/bttnbd/check"
+	"github.com/bttnbd/bttnbd/internal/draw"
 	"github.com/bttnbd/bttnbd/internal/units"
 	"github.com/bttnbd/bttnbd/pmem"
 )
@@ -20,11 +21,14 @@ type infoOptions struct {
 	path     string
 	json     bool
 	fast     bool
+	chart    bool
+	order    choiceFlag
+	cells    uint16
 	progress choiceFlag
 }
 
 func newInfo() *cobra.Command {
-	o := infoOptions{progress: newProgressFlag()}
+	o := infoOptions{order: newChoice("both", "lba", "media")}
 	cmd := &cobra.Command{
 		Use:   "info [flags] PATH",
 		Short: "Show what an image is",
@@ -33,20 +37,47 @@ blocks, the style of the flog and the writes that were interrupted in it, and ho
 many map entries there are of each kind. For those every map is read, which is a
 GiB for each TiB of 4096-byte sectors; --fast leaves them out.
 
+--map draws each arena: where there are data, zeros, errors and blocks that were
+never written, by LBA and by place on media, and there also the free blocks of the
+lanes. A cell stands for many blocks: an error in it is shown however small it is.
+
 The image may be in use, or damaged; what can be read of it is shown. Nothing is
 changed. Whether all of it is in order, bttcheck says.`,
-		Example:     "  bttnbd info disk.img\n  bttnbd info --fast --json /dev/pmem0",
+		Example: `  bttnbd info disk.img
+  bttnbd info --map disk.img
+  bttnbd info --fast --json /dev/pmem0`,
 		Annotations: map[string]string{exitStatus: commonStatus},
 		Args:        onePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.path = args[0]
+			if err := o.validate(); err != nil {
+				return err
+			}
 			return runInfo(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o)
 		},
 	}
 	cmd.Flags().BoolVar(&o.json, "json", false, "print one JSON object")
 	cmd.Flags().BoolVar(&o.fast, "fast", false, "do not count the map entries")
-	cmd.Flags().Var(&o.progress, "progress", "show on stderr how far the counting is; auto: on a terminal")
+	cmd.Flags().BoolVar(&o.chart, "map", false, "draw where in each arena what is; with --json: the numbers of each cell")
+	cmd.Flags().Var(&o.order, "order", "with --map: by LBA, by place on media, or both")
+	cmd.Flags().Uint16Var(&o.cells, "cells", 0, "with --map: cut each arena into `N` cells (default as many as fit the terminal; 512 with --json)")
+	addProgress(cmd.Flags(), &o.progress)
 	return cmd
+}
+
+// maxCells keeps the numbers of --map --json to what a program wants to see.
+const maxCells = 32768
+
+func (o *infoOptions) validate() error {
+	switch {
+	case o.chart && o.fast:
+		return usagef("--map reads every map, which --fast leaves out: give one of them")
+	case !o.chart && (o.order.given || o.cells != 0):
+		return usagef("--order and --cells say how --map is drawn: add --map")
+	case o.cells > maxCells:
+		return usagef("--cells %d: choose from 1 to %d", o.cells, maxCells)
+	}
+	return nil
 }
 
 func runInfo(ctx context.Context, stdout, stderr io.Writer, o infoOptions) (err error) {
@@ -59,18 +90,16 @@ func runInfo(ctx context.Context, stdout, stderr io.Writer, o infoOptions) (err 
 	if err != nil {
 		return err
 	}
-	bar := newProgress(stderr, o.progress.value, o.path)
-	survey, err := check.Survey(ctx, r, im, !o.fast, check.Options{Progress: bar.update})
-	bar.end()
+	style := styleOf(stdout)
+	f, err := o.look(ctx, r, im, newProgress(stderr, o.progress.value, o.path, sectorRate), style)
 	if err != nil {
 		return withPath(o.path, err)
 	}
-	f := newFacts(im, survey)
 	f.InUse, f.PID = inUse, pid
 	if o.json {
 		err = writeJSON(stdout, f)
 	} else {
-		err = f.write(stdout)
+		err = f.write(stdout, style, o.orders())
 	}
 	empty := slices.ContainsFunc(im.Findings, func(f check.Finding) bool { return f.Kind == check.PoolEmpty })
 	if err == nil && len(im.Arenas) == 0 && !empty {
@@ -79,8 +108,45 @@ func runInfo(ctx context.Context, stdout, stderr io.Writer, o infoOptions) (err 
 	return err
 }
 
-// write prints the facts for people: the image, tables of arenas, findings.
-func (f *facts) write(w io.Writer) error {
+// look reads what is to be shown.
+func (o *infoOptions) look(ctx context.Context, r *pmem.Region, im *check.Image, bar *progress, style draw.Style) (*facts, error) {
+	defer bar.end()
+	co := check.Options{Progress: bar.update}
+	survey, err := check.Survey(ctx, r, im, !o.fast && !o.chart, co)
+	if err != nil {
+		return nil, err
+	}
+	if !o.chart {
+		return newFacts(im, survey), nil
+	}
+	cells := int(o.cells)
+	switch {
+	case cells == 0 && o.json:
+		cells = 512
+	case cells == 0:
+		cells = style.Cells(len(im.Arenas))
+	}
+	charts, err := check.Chart(ctx, r, im, cells, co)
+	if err != nil {
+		return nil, err
+	}
+	for i := range charts { // which has counted, too
+		s, sum := &survey[i], &charts[i].Sum
+		s.Counted = charts[i].Charted
+		s.Initial, s.Zero, s.Error, s.Normal = sum.Initial, sum.Zero, sum.Error, sum.Data
+	}
+	f := newFacts(im, survey)
+	f.Map = charts
+	return f, nil
+}
+
+// orders are those in which --map draws.
+func (o *infoOptions) orders() draw.Order {
+	return draw.Order{Premap: o.order.value != "media", Postmap: o.order.value != "lba"}
+}
+
+// write prints the facts for people: the image, tables of arenas, charts, findings.
+func (f *facts) write(w io.Writer, style draw.Style, order draw.Order) error {
 	t := newTable()
 	t.line("path", "%s", f.Path)
 	t.line("size", "%s", units.Human(f.Size))
@@ -109,8 +175,11 @@ func (f *facts) write(w io.Writer) error {
 	if f.Lost != nil {
 		f.Lost.write(t)
 	}
+	if len(f.Map) > 0 {
+		t.text("%s", draw.Charts(f.Map, order, style))
+	}
 	for i := range f.Findings {
-		writeFinding(&t.b, &f.Findings[i])
+		writeFinding(&t.b, &f.Findings[i], style)
 	}
 	_, err := io.WriteString(w, t.b.String())
 	return err

@@ -23,7 +23,7 @@ import (
 type listenAddr struct {
 	network string // "unix", "tcp", "vsock", "fd" or "systemd"
 	address string // a path, host:port, a port, a number, or a name
-	given   string // as the user wrote it
+	given   string // the flag, and the address as the user wrote it
 }
 
 // howToListen names the kinds of ADDR.
@@ -37,31 +37,43 @@ const maxSocketPath = 107
 // protection against whoever can connect.
 func parseListenAddr(s string) (listenAddr, error) {
 	network, rest, _ := strings.Cut(s, ":")
+	given := "--listen " + s
 	switch network {
 	case "unix":
-		return parseUnixAddr(s, rest)
+		return parseUnixAddr(given, rest)
 	case "tcp":
-		return parseTCPAddr(s, rest)
+		return parseTCPAddr(given, rest)
 	case "vsock", "fd":
 		if _, err := strconv.ParseUint(rest, 10, 31); err != nil {
-			return listenAddr{}, usagef("--listen %s: %q is not a number: write %s:number", s, rest, network)
+			return listenAddr{}, usagef("%s: %q is not a number: write %s:number", given, rest, network)
 		}
-		return listenAddr{network, rest, s}, nil
+		return listenAddr{network, rest, given}, nil
 	case "systemd":
-		return listenAddr{network, rest, s}, nil
+		return listenAddr{network, rest, given}, nil
 	}
-	return listenAddr{}, usagef("--listen %s: unknown kind of address: %s", s, howToListen)
+	return listenAddr{}, usagef("%s: unknown kind of address: %s", given, howToListen)
+}
+
+// parseHTTPAddr is parseListenAddr for those of HTTP, unix and TCP alone.
+func parseHTTPAddr(given, s string) (listenAddr, error) {
+	switch network, rest, _ := strings.Cut(s, ":"); network {
+	case "unix":
+		return parseUnixAddr(given, rest)
+	case "tcp":
+		return parseTCPAddr(given, rest)
+	}
+	return listenAddr{}, usagef("%s: unknown kind of address: write tcp:port, tcp:host:port or unix:/path", given)
 }
 
 func parseUnixAddr(given, path string) (listenAddr, error) {
 	if path == "" {
-		return listenAddr{}, usagef("--listen %s: no path: write unix:/path", given)
+		return listenAddr{}, usagef("%s: no path: write unix:/path", given)
 	}
 	if path[0] == '@' {
 		path = "./" + path // for package net it would be an abstract socket
 	}
 	if len(path) > maxSocketPath {
-		return listenAddr{}, usagef("--listen %s: the path has %d bytes: a socket path has at most %d, choose a shorter one", given, len(path), maxSocketPath)
+		return listenAddr{}, usagef("%s: the path has %d bytes: a socket path has at most %d, choose a shorter one", given, len(path), maxSocketPath)
 	}
 	return listenAddr{"unix", path, given}, nil
 }
@@ -71,11 +83,11 @@ func parseTCPAddr(given, rest string) (listenAddr, error) {
 	if strings.Contains(rest, ":") {
 		var err error
 		if host, port, err = net.SplitHostPort(rest); err != nil {
-			return listenAddr{}, usagef("--listen %s: not a host and a port: write tcp:host:port, an IPv6 address in brackets", given)
+			return listenAddr{}, usagef("%s: not a host and a port: write tcp:host:port, an IPv6 address in brackets", given)
 		}
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return listenAddr{}, usagef("--listen %s: port %q is not a number up to 65535: write tcp:host:port", given, port)
+		return listenAddr{}, usagef("%s: port %q is not a number up to 65535: write tcp:host:port", given, port)
 	}
 	return listenAddr{"tcp", net.JoinHostPort(host, port), given}, nil
 }
@@ -183,7 +195,7 @@ func (ls *listeners) choosePassed(addrs []listenAddr) error {
 	case len(ls.passed) == 0 && len(addrs) == 0:
 		return usagef("nowhere to listen: give --listen unix:/path or --listen tcp:host:port, or start it by a systemd socket unit")
 	case len(ls.passed) > 0 && len(addrs) > 0 && !asked:
-		return usagef("--listen %s contradicts the sockets passed by socket activation: leave --listen out, or add --listen systemd", addrs[0].given)
+		return usagef("%s contradicts the sockets passed by socket activation: leave --listen out, or add --listen systemd", addrs[0].given)
 	case len(addrs) == 0:
 		addrs = []listenAddr{{network: "systemd"}}
 	}
@@ -198,7 +210,7 @@ func (ls *listeners) choosePassed(addrs []listenAddr) error {
 			}
 		}
 		if !found {
-			return fmt.Errorf("--listen %s: systemd has passed no such socket: see FileDescriptorName= of the socket unit", a.given)
+			return fmt.Errorf("%s: systemd has passed no such socket: see FileDescriptorName= of the socket unit", a.given)
 		}
 	}
 	return ls.closeUnused()
@@ -246,7 +258,7 @@ func listenTCP(ctx context.Context, a listenAddr) (m madeListener, err error) {
 	addrs := []string{host}
 	if host != "" && net.ParseIP(strings.Split(host, "%")[0]) == nil {
 		if addrs, err = addressesOf(ctx, host); err != nil {
-			return m, fmt.Errorf("--listen %s: %w: choose another address", a.given, err)
+			return m, fmt.Errorf("%s: %w: choose another address", a.given, err)
 		}
 		m.at.host = host
 	}
@@ -283,19 +295,19 @@ func addressesOf(ctx context.Context, host string) ([]string, error) {
 func listenError(a listenAddr, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("--listen %s: the address is in use: stop the other server, or choose another address", a.given)
+		return fmt.Errorf("%s: the address is in use: stop the other server, or choose another address", a.given)
 	case errors.Is(err, fs.ErrPermission) && a.network == "unix":
-		return fmt.Errorf("--listen %s: no permission to make a socket there: choose a directory that you may write to", a.given)
+		return fmt.Errorf("%s: no permission to make a socket there: choose a directory that you may write to", a.given)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("--listen %s: no permission to listen there: run as root, or choose a port from 1024 on", a.given)
+		return fmt.Errorf("%s: no permission to listen there: run as root, or choose a port from 1024 on", a.given)
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("--listen %s: its directory does not exist: make it, or choose another path", a.given)
+		return fmt.Errorf("%s: its directory does not exist: make it, or choose another path", a.given)
 	}
 	var op *net.OpError
 	if errors.As(err, &op) {
 		err = op.Err
 	}
-	return fmt.Errorf("--listen %s: %w: choose another address", a.given, err)
+	return fmt.Errorf("%s: %w: choose another address", a.given, err)
 }
 
 // listenVsock listens for the virtual machines of this host, or for its host.
@@ -306,7 +318,7 @@ func listenVsock(a listenAddr) (m madeListener, err error) {
 	}
 	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, uint32(port), nil)
 	if errors.Is(err, syscall.EAFNOSUPPORT) {
-		return m, fmt.Errorf("--listen %s: this kernel has no vsock: load the module vsock, or listen elsewhere", a.given)
+		return m, fmt.Errorf("%s: this kernel has no vsock: load the module vsock, or listen elsewhere", a.given)
 	}
 	if err != nil {
 		return m, listenError(a, err)
@@ -320,7 +332,7 @@ func listenFD(a listenAddr) (m madeListener, err error) {
 	unix.CloseOnExec(fd)
 	l, err := fileListener(os.NewFile(uintptr(fd), a.given))
 	if err != nil {
-		return m, fmt.Errorf("--listen %s: file descriptor %d is not a listening stream socket: pass one, or leave it out", a.given, fd)
+		return m, fmt.Errorf("%s: file descriptor %d is not a listening stream socket: pass one, or leave it out", a.given, fd)
 	}
 	return madeListener{Listener: l, at: endpoint{addr: l.Addr()}}, nil
 }
@@ -334,11 +346,11 @@ func refuseTaken(addrs []listenAddr, exports []exportSpec) error {
 		}
 		for _, e := range exports {
 			if sameFile(a.address, e.path) {
-				return usagef("--listen %s: that is the path of the image: choose another path for the socket", a.given)
+				return usagef("%s: that is the path of the image: choose another path for the socket", a.given)
 			}
 		}
 		if st, err := os.Lstat(a.address); err == nil && st.Mode().Type() != fs.ModeSocket {
-			return fmt.Errorf("--listen %s: %s is there: choose another path", a.given, kind(st.Mode()))
+			return fmt.Errorf("%s: %s is there: choose another path", a.given, kind(st.Mode()))
 		}
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bttnbd/bttnbd/internal/draw"
 )
 
 // schema is the number in every JSON object. Fields are only ever added; a
@@ -28,4 +30,16 @@ func isTerminal(w io.Writer) bool {
 	}
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 	return err == nil
+}
+
+// styleOf is how to write to w: in colour and beyond ASCII only to a terminal.
+func styleOf(w io.Writer) draw.Style {
+	if !isTerminal(w) {
+		return draw.Style{}
+	}
+	width := 0
+	if size, err := unix.IoctlGetWinsize(int(w.(*os.File).Fd()), unix.TIOCGWINSZ); err == nil {
+		width = int(size.Col)
+	}
+	return draw.StyleOf(true, width, os.Getenv)
 }

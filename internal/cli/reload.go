@@ -57,7 +57,7 @@ func (s *service) tryReload(ctx context.Context) (left, err error) {
 
 // fixed are the settings that hold from the start to the end of a server.
 var fixed = []string{
-	"listen", "unix-mode", "pid-file", "tls", "max-connections", "max-connections-per-peer", "handshake-timeout",
+	"listen", "unix-mode", "pid-file", "metrics-listen", "pprof", "tls", "max-connections", "max-connections-per-peer", "handshake-timeout",
 	"idle-timeout", "write-timeout", "max-memory", "user", "group", "sandbox", "log-level",
 }
 
@@ -138,6 +138,7 @@ func (s *service) setExports(ctx context.Context, next []served, to access) erro
 	}
 	s.admission.put(now)
 	s.exports, s.access = next, to
+	s.watchExports()
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 
 	"github.com/google/uuid"
@@ -54,14 +55,18 @@ func runRepair(ctx context.Context, stdout, stderr io.Writer, o checkOptions) (e
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 
-	bar := newProgress(stderr, o.progress.value, o.path)
+	bar := newProgress(stderr, o.progress.value, o.path, sectorRate)
 	ro := check.RepairOptions{Options: o.options(bar), Adopt: o.adopt, DryRun: o.dryRun}
 	if o.backup != "" {
-		ro.Backup = func(p *check.Plan) error { return check.SaveBackup(o.backup, r, p) }
+		ro.Backup = func(p *check.Plan) error { return saveBackup(o.backup, r, p) }
 	}
 	report, err := check.Repair(ctx, r, ro)
 	bar.end()
-	if err != nil {
+	switch {
+	case err != nil && report != nil && report.Repaired > 0:
+		err = withPath(o.path, err)
+		return interruptLeaves(err, "%s: %s done, but not checked afterwards: run bttcheck %s", o.path, plural(uint64(report.Repaired), "change"), o.path)
+	case err != nil:
 		return withPath(o.path, err)
 	}
 	if o.json {
@@ -69,7 +74,16 @@ func runRepair(ctx context.Context, stdout, stderr io.Writer, o checkOptions) (e
 	} else {
 		err = writeRepair(stdout, report, o.dryRun)
 	}
-	return cmp.Or(err, outcome(report))
+	return cmp.Or(err, o.pictures.write(ctx, r, report), outcome(report))
+}
+
+// saveBackup is [check.SaveBackup] with an error that says what to do.
+func saveBackup(path string, r *pmem.Region, p *check.Plan) error {
+	err := check.SaveBackup(path, r, p)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("--backup: %w: it may be the way back from an earlier repair: choose a new file", err)
+	}
+	return err
 }
 
 // outcome is what fsck(8) tells in its exit code.
@@ -93,8 +107,9 @@ func outcome(r *check.Report) error {
 // that sums them up.
 func writeRepair(w io.Writer, r *check.Report, dryRun bool) error {
 	var b strings.Builder
+	style := styleOf(w)
 	for i := range r.Findings {
-		writeFinding(&b, &r.Findings[i])
+		writeFinding(&b, &r.Findings[i], style)
 	}
 	verb := "repair"
 	if dryRun {
@@ -108,7 +123,7 @@ func writeRepair(w io.Writer, r *check.Report, dryRun bool) error {
 		fmt.Fprintf(&b, "left: %v: %soffset %d: %s\n", f.Kind, place(f.Arena), f.Offset, f.Why)
 	}
 	if lost := r.Plan.Lost(); len(lost) > 0 {
-		fmt.Fprintf(&b, "%s: reads of %s fail until written: %s\n", r.Path, plural(uint64(len(lost)), "lba"), ranges(lost))
+		fmt.Fprintf(&b, "%s: reads of %s fail until written: %s\n", r.Path, plural(uint64(len(lost)), "lba"), units.Ranges(lost, maxRanges))
 	}
 	if r.After != nil {
 		fmt.Fprintf(&b, "%s: %s done, now %s\n", r.Path, plural(uint64(r.Repaired), "change"), summary(r.After))
@@ -129,38 +144,23 @@ func place(arena int) string {
 // maxRanges is how many runs of LBAs a line names.
 const maxRanges = 20
 
-// ranges are ascending numbers as text: "3, 7-9, 12".
-func ranges(n []uint64) string {
-	var parts []string
-	for i := 0; i < len(n); {
-		j := i + 1
-		for j < len(n) && n[j] == n[j-1]+1 {
-			j++
-		}
-		if len(parts) == maxRanges {
-			parts = append(parts, fmt.Sprintf("and %d more (all with --json)", len(n)-i))
-			break
-		}
-		if j-i == 1 {
-			parts = append(parts, fmt.Sprint(n[i]))
-		} else {
-			parts = append(parts, fmt.Sprintf("%d-%d", n[i], n[j-1]))
-		}
-		i = j
-	}
-	return strings.Join(parts, ", ")
-}
-
 // runRestore undoes a repair.
-func runRestore(stdout io.Writer, o checkOptions) (err error) {
+func runRestore(ctx context.Context, stdout, stderr io.Writer, o checkOptions) (err error) {
 	r, err := openRegion(o.path, pmem.Options{})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	n, err := check.Restore(o.restore, r)
-	if errors.Is(err, check.ErrNotAsRepaired) {
+	bar := newProgress(stderr, o.progress.value, o.path, bytesRate)
+	n, err := check.Restore(ctx, o.restore, r, bar.update)
+	bar.end()
+	switch {
+	case errors.Is(err, check.ErrNotAsRepaired):
 		return withPath(o.path, err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("--restore: %w: name the file that bttcheck --repair --backup FILE has written", err)
+	case isInterrupt(err):
+		return interruptLeaves(err, "%s: nothing is put back yet", o.path)
 	}
 	if err != nil {
 		return err

@@ -36,14 +36,15 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"bttnbd":   func() { os.Exit(Main(NewRoot(), os.Args[1:], os.Stdout, os.Stderr)) },
 		"bttcheck": func() { os.Exit(Main(NewCheck("bttcheck"), os.Args[1:], os.Stdout, os.Stderr)) },
-		"deaf":     func() { os.Exit(Main(newDeaf(), os.Args[1:], os.Stdout, os.Stderr)) },
+		"deaf":     func() { os.Exit(Main(newDeaf(commonStatus), os.Args[1:], os.Stdout, os.Stderr)) },
+		"deafsck":  func() { os.Exit(Main(newDeaf(fsckStatus), os.Args[1:], os.Stdout, os.Stderr)) },
 	})
 }
 
 // newDeaf is a command that a first signal does not end. It prints a line when it
 // is ready and one when the signal has come.
-func newDeaf() *cobra.Command {
-	return &cobra.Command{Use: "deaf", RunE: func(cmd *cobra.Command, _ []string) error {
+func newDeaf(status string) *cobra.Command {
+	return &cobra.Command{Use: "deaf", Annotations: map[string]string{exitStatus: status}, RunE: func(cmd *cobra.Command, _ []string) error {
 		fmt.Fprintln(cmd.OutOrStdout(), "ready")
 		<-cmd.Context().Done()
 		fmt.Fprintln(cmd.OutOrStdout(), context.Cause(cmd.Context()))

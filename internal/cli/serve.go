@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
@@ -147,6 +148,9 @@ func runServe(ctx context.Context, stdout, stderr io.Writer, o serveOptions) (er
 	if err := s.listeners.listenAll(ctx, addrs, os.FileMode(o.UnixMode), s.as); err != nil {
 		return err
 	}
+	if err := s.metrics.listen(ctx, &s.monitorSettings, os.FileMode(o.UnixMode), s.as); err != nil {
+		return err
+	}
 	return s.serve(ctx)
 }
 
@@ -158,7 +162,11 @@ func (o *serveOptions) look(ctx context.Context, log zerolog.Logger) (addrs []li
 	if specs, err = o.exportSpecs(ctx, log, o.args); err != nil {
 		return nil, nil, err
 	}
-	return addrs, specs, errors.Join(refuseTaken(addrs, specs), o.refusePIDFile(specs))
+	taken := addrs
+	if a, _ := o.monitorSettings.addr(); a.network != "" { // validate has seen it
+		taken = append(slices.Clone(addrs), a)
+	}
+	return addrs, specs, errors.Join(refuseTaken(taken, specs), o.refusePIDFile(specs))
 }
 
 // passedSockets takes what systemd has passed. A server for one command that is

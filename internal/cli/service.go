@@ -34,6 +34,7 @@ type service struct {
 	server    *nbd.Server
 	private   string   // directory of a socket for one command, to be removed
 	pidFile   *os.File // nil: none was written
+	metrics   metrics
 
 	confined bool          // to the sandbox
 	atStart  sandbox.Files // what may be opened there
@@ -60,6 +61,7 @@ func (s *service) options() nbd.Options {
 	o := nbd.Options{
 		Log:                   s.log,
 		TLSRequired:           s.TLS.value == "require",
+		Latency:               s.MetricsListen != "",
 		Admit:                 s.admission.admit,
 		HandshakeTimeout:      time.Duration(s.HandshakeTimeout),
 		IdleTimeout:           time.Duration(s.IdleTimeout),
@@ -95,6 +97,7 @@ func (s *service) serve(ctx context.Context) (err error) {
 	for _, e := range s.exports {
 		s.announce(e.image, e.name)
 	}
+	s.watchExports()
 	if s.single {
 		return s.serveStdio(ctx)
 	}
@@ -112,6 +115,7 @@ func (s *service) serve(ctx context.Context) (err error) {
 	if err := s.dropRights(); err != nil {
 		return errors.Join(err, command.end(s.log))
 	}
+	defer s.serveMetrics()()
 	var serving sync.WaitGroup
 	for _, l := range s.listeners.all() {
 		serving.Go(func() {
@@ -146,6 +150,7 @@ func (s *service) wait(ctx context.Context, command *command) {
 
 // stop ends the connections, and returns why if that was not for a signal.
 func (s *service) stop(ctx context.Context) error {
+	s.metrics.stopping()
 	s.notify(daemon.SdNotifyStopping)
 	s.log.Info().Msg("stopping")
 	stopBy, release := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
@@ -222,6 +227,7 @@ func (s *service) files() sandbox.Files {
 			f.Remove = append(f.Remove, filepath.Dir(path))
 		}
 	}
+	s.metrics.files(&f)
 	if s.private != "" {
 		f.RemoveDirs = append(f.RemoveDirs, filepath.Dir(s.private))
 	}
@@ -262,7 +268,7 @@ func (s *service) close() error {
 	for _, e := range s.exports {
 		errs = append(errs, e.image.close())
 	}
-	errs = append(errs, s.listeners.close())
+	errs = append(errs, s.listeners.close(), s.metrics.close())
 	if s.pidFile != nil {
 		if err := removePIDFile(s.PIDFile, s.pidFile); err != nil {
 			s.log.Warn().Err(err).Msg("the pid file stays")

@@ -17,6 +17,7 @@ type settings struct {
 	Listen   []string `toml:"listen"`
 	UnixMode modeFlag `toml:"unix-mode"`
 	PIDFile  string   `toml:"pid-file"`
+	monitorSettings
 
 	ExportsDir []string   `toml:"exports-dir"`
 	ReadOnly   bool       `toml:"read-only"`
@@ -94,6 +95,7 @@ func (s *settings) listenFlags() flagGroup {
 	g.flags.StringArrayVar(&s.Listen, "listen", s.Listen, "listen on `ADDR`: unix:/path, tcp:host:port, tcp:port (localhost), vsock:port, systemd:name or fd:number; may be repeated")
 	g.flags.Var(&s.UnixMode, "unix-mode", "permissions of the unix sockets")
 	g.flags.StringVar(&s.PIDFile, "pid-file", s.PIDFile, "write the process id to `FILE` when ready, and remove it at the end")
+	s.monitorSettings.addFlags(g.flags)
 	return g
 }
 
@@ -145,6 +147,9 @@ func (s *settings) validate() error {
 		return usagef("--tls on lets clients in without TLS, and so without a certificate: use --tls require")
 	case slices.Contains(s.TLSAllow, ""):
 		return usagef(`--tls-allow "" would lock everybody out: name a subject, or leave it out`)
+	}
+	if err := s.monitorSettings.validate(); err != nil {
+		return err
 	}
 	for i, e := range s.Exports {
 		switch {

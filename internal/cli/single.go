@@ -27,6 +27,7 @@ func (s *service) serveStdio(ctx context.Context) error {
 	if err := s.dropRights(); err != nil {
 		return err
 	}
+	defer s.serveMetrics()()
 	if err := s.server.ServeConn(ctx, conn); err != nil {
 		return fmt.Errorf("--single: %w", err)
 	}

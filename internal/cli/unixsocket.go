@@ -38,7 +38,7 @@ func listenUnix(a listenAddr, mode os.FileMode, as *sandbox.Account) (m madeList
 	}
 	defer dir.Close()
 	if err := lockDirectory(dir); err != nil {
-		return m, fmt.Errorf("--listen %s: %w", a.given, err)
+		return m, fmt.Errorf("%s: %w", a.given, err)
 	}
 	stale, err := lookForStale(a)
 	if err != nil {
@@ -152,7 +152,7 @@ func lookForStale(a listenAddr) (stale bool, err error) {
 		return false, nil // nothing there, or listening will say what is wrong
 	}
 	if st.Mode().Type() != fs.ModeSocket {
-		return false, fmt.Errorf("--listen %s: %s is there: choose another path", a.given, kind(st.Mode()))
+		return false, fmt.Errorf("%s: %s is there: choose another path", a.given, kind(st.Mode()))
 	}
 	c, err := net.Dial("unix", a.address)
 	if err == nil {
@@ -160,9 +160,9 @@ func lookForStale(a listenAddr) (stale bool, err error) {
 	}
 	switch {
 	case err == nil, errors.Is(err, syscall.EAGAIN), isBound(a.address):
-		return false, fmt.Errorf("--listen %s: a server is listening there: stop it, or choose another path", a.given)
+		return false, fmt.Errorf("%s: a server is listening there: stop it, or choose another path", a.given)
 	case !errors.Is(err, syscall.ECONNREFUSED):
-		return false, fmt.Errorf("--listen %s: cannot tell whether a server is listening there: %w: choose another path", a.given, err)
+		return false, fmt.Errorf("%s: cannot tell whether a server is listening there: %w: choose another path", a.given, err)
 	}
 	return true, nil
 }

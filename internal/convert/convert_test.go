@@ -285,7 +285,7 @@ func TestFile(t *testing.T) {
 			d := mustOpen(t, r)
 			scatter(t, d)
 			path := filepath.Join(t.TempDir(), "new")
-			err := File(context.Background(), d, path, btt.FormatParams{Flavour: c.to, UUID: uuid.UUID{5}, ParentUUID: uuid.UUID{6}})
+			err := File(context.Background(), d, path, btt.FormatParams{Flavour: c.to, UUID: uuid.UUID{5}, ParentUUID: uuid.UUID{6}}, nil)
 			if (err != nil) != c.refused {
 				t.Fatalf("refused: %v", err)
 			}
@@ -308,7 +308,7 @@ func TestFile(t *testing.T) {
 			if block := got.Arenas()[0].Geometry.ExternalLBASize; block != cmp.Or(c.block, c.sector) {
 				t.Errorf("blocks of %d bytes", block)
 			}
-			if err := File(context.Background(), d, path, btt.FormatParams{Flavour: c.to}); err == nil || !strings.Contains(err.Error(), "exists") {
+			if err := File(context.Background(), d, path, btt.FormatParams{Flavour: c.to}, nil); err == nil || !strings.Contains(err.Error(), "exists") {
 				t.Errorf("over an existing file: %v", err)
 			}
 		})
@@ -353,7 +353,7 @@ func TestFileCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	dir := t.TempDir()
-	if err := File(ctx, d, filepath.Join(dir, "new"), btt.FormatParams{Flavour: layout.UEFI}); !errors.Is(err, context.Canceled) {
+	if err := File(ctx, d, filepath.Join(dir, "new"), btt.FormatParams{Flavour: layout.UEFI}, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {

@@ -63,8 +63,8 @@ func sizeFor(f layout.Flavour, sector uint32, blocks uint64) (size uint64, err e
 // that cannot be read as such; no integrity data. The image has the flavour and uuids
 // of p, and the sector size of d; see [Target]. It appears at path when it is complete and
 // durable, and not at all if File fails. d may be in use, but what is written to it
-// meanwhile may or may not arrive.
-func File(ctx context.Context, d *btt.Device, path string, p btt.FormatParams) (err error) {
+// meanwhile may or may not arrive. progress is that of [Copy].
+func File(ctx context.Context, d *btt.Device, path string, p btt.FormatParams, progress func(done, total uint64)) (err error) {
 	p, size, err := Target(d, p)
 	if err != nil {
 		return err
@@ -82,7 +82,7 @@ func File(ctx context.Context, d *btt.Device, path string, p btt.FormatParams) (
 			err = errors.Join(err, os.Remove(partial))
 		}
 	}()
-	if err := fill(ctx, d, r, p); err != nil {
+	if err := fill(ctx, d, r, p, progress); err != nil {
 		return errors.Join(err, r.Close())
 	}
 	if err := r.Close(); err != nil {
@@ -95,7 +95,7 @@ func File(ctx context.Context, d *btt.Device, path string, p btt.FormatParams) (
 }
 
 // fill formats r, which is all zeros, and copies.
-func fill(ctx context.Context, d *btt.Device, r *pmem.Region, p btt.FormatParams) error {
+func fill(ctx context.Context, d *btt.Device, r *pmem.Region, p btt.FormatParams, progress func(done, total uint64)) error {
 	p.Zeroed = true
 	if err := btt.Format(r, p); err != nil {
 		return err
@@ -104,12 +104,13 @@ func fill(ctx context.Context, d *btt.Device, r *pmem.Region, p btt.FormatParams
 	if err != nil {
 		return fmt.Errorf("opening the new image: %w", err)
 	}
-	return Copy(ctx, to, d)
+	return Copy(ctx, to, d, progress)
 }
 
 // Copy copies every block of from into to, which reads as zeros, has the same
-// sector size and at least as many blocks.
-func Copy(ctx context.Context, to, from *btt.Device) error {
+// sector size and at least as many blocks. progress, if not nil, is told how many bytes
+// of from are done. If ctx is cancelled Copy ends with its cause.
+func Copy(ctx context.Context, to, from *btt.Device, progress func(done, total uint64)) error {
 	if to.SectorSize() != from.SectorSize() || to.Size() < from.Size() {
 		return fmt.Errorf("%d blocks of %d bytes do not go into %d of %d", from.Size()/uint64(from.SectorSize()), from.SectorSize(), to.Size()/uint64(to.SectorSize()), to.SectorSize())
 	}
@@ -123,6 +124,9 @@ func Copy(ctx context.Context, to, from *btt.Device) error {
 		p := buf[:min(run, size-off)]
 		if err := copyRun(to, from, p, off); err != nil {
 			return err
+		}
+		if progress != nil {
+			progress(uint64(off)+uint64(len(p)), uint64(size))
 		}
 	}
 	return nil

@@ -100,16 +100,39 @@ func Compact(size uint64) string {
 //	64 MiB (67108864 bytes)
 //	63.89 MiB (66994176 bytes)
 func Human(size uint64) string {
-	i := (bits.Len64(size)-1)/10 - 1
-	if size == 0 || i < 0 {
+	if size < 1024 {
 		return Bytes(size)
 	}
+	return fmt.Sprintf("%s (%d bytes)", Short(size), size)
+}
+
+// Short is [Human] without the exact number: 63.89 MiB.
+func Short(size uint64) string {
+	if size < 1024 {
+		return Bytes(size)
+	}
+	i := (bits.Len64(size)-1)/10 - 1
 	unit := power(1024, i+1)
 	high, low := bits.Mul64(size%unit, 100)
 	hundredths, _ := bits.Div64(high, low, unit)
 	number := fmt.Sprintf("%d.%02d", size/unit, hundredths)
-	number = strings.TrimRight(strings.TrimRight(number, "0"), ".")
-	return fmt.Sprintf("%s %ciB (%d bytes)", number, prefixes[i], size)
+	return fmt.Sprintf("%s %ciB", strings.TrimRight(strings.TrimRight(number, "0"), "."), prefixes[i])
+}
+
+// Count is a number of things for people: exact below 10000, else in thousands,
+// millions and so on, cut off after one digit.
+//
+//	9999
+//	45.2 M
+func Count(n uint64) string {
+	if n < 10000 {
+		return strconv.FormatUint(n, 10)
+	}
+	i, unit := 0, uint64(1000)
+	for n/unit >= 1000 {
+		i, unit = i+1, unit*1000
+	}
+	return fmt.Sprintf("%d.%d %c", n/unit, n%unit/(unit/10), "kMGTPE"[i])
 }
 
 // Bytes is the plain number, with its noun.
@@ -118,4 +141,34 @@ func Bytes(n uint64) string {
 		return "1 byte"
 	}
 	return fmt.Sprintf("%d bytes", n)
+}
+
+// Plural is a number of things: 1 lane, 2 lanes.
+func Plural(n uint64, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// Ranges are ascending numbers as text, 3, 7-9, 12, in at most so many parts.
+func Ranges(n []uint64, most int) string {
+	var parts []string
+	for i := 0; i < len(n); {
+		j := i + 1
+		for j < len(n) && n[j] == n[j-1]+1 {
+			j++
+		}
+		if len(parts) == most {
+			parts = append(parts, fmt.Sprintf("and %d more (all with --json)", len(n)-i))
+			break
+		}
+		if j-i == 1 {
+			parts = append(parts, fmt.Sprint(n[i]))
+		} else {
+			parts = append(parts, fmt.Sprintf("%d-%d", n[i], n[j-1]))
+		}
+		i = j
+	}
+	return strings.Join(parts, ", ")
 }

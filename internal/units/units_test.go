@@ -70,6 +70,18 @@ func TestPrint(t *testing.T) {
 	}
 }
 
+// Goal: a number of things is cut off, never rounded up, and small ones are exact.
+func TestCount(t *testing.T) {
+	for n, want := range map[uint64]string{
+		0: "0", 9999: "9999", 10000: "10.0 k", 45267: "45.2 k", 999999: "999.9 k", 1e6: "1.0 M", 134217728: "134.2 M",
+		math.MaxUint64: "18.4 E",
+	} {
+		if got := Count(n); got != want {
+			t.Errorf("Count(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
+
 var humanForm = regexp.MustCompile(`^(\d+)(\.\d{1,2})? ([KMGTPE]iB \((\d+) bytes\)|bytes?)$`)
 
 // Goal: whatever is printed is read back as the same size, for every size.

@@ -1,0 +1,35 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// Goal: every command there is explains itself: what it does, by examples, and what its
+// exit status means; and each example is of that command.
+func TestHelpOfEveryCommand(t *testing.T) {
+	bttnbd, bttcheck := Commands()
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		var b strings.Builder
+		cmd.SetOut(&b)
+		if err := cmd.Help(); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"\nExamples:\n", "\nExit status:\n  0 ", "Usage:\n  " + cmd.CommandPath()} {
+			if !strings.Contains(b.String(), want) {
+				t.Errorf("%s --help does not have %q", cmd.CommandPath(), want)
+			}
+		}
+		if !strings.Contains(cmd.Example, cmd.Name()) {
+			t.Errorf("%s: the examples are of something else: %s", cmd.CommandPath(), cmd.Example)
+		}
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+	}
+	walk(bttnbd)
+	walk(bttcheck)
+}
