@@ -25,11 +25,11 @@ const engineWorker = "engine-worker"
 
 const imageSize = 1 << 30
 
-// engineArgs are PATH MODE BLOCK THREADS SECONDS. Modes: write, read (random
+// engineSide runs a build of this program, whose further arguments are PATH MODE BLOCK THREADS SECONDS. Modes: write, read (random
 // blocks), group (sequential 128 KiB), copy (the same bytes, without a BTT).
-func engineSide(path, mode string, block, threads int) side {
+func engineSide(program, path, mode string, block, threads int) side {
 	return func(d time.Duration) (measurement, error) {
-		out, err := exec.Command(os.Args[0], engineWorker, path, mode, strconv.Itoa(block), strconv.Itoa(threads), fmt.Sprint(d.Seconds())).Output()
+		out, err := exec.Command(program, engineWorker, path, mode, strconv.Itoa(block), strconv.Itoa(threads), fmt.Sprint(d.Seconds())).Output()
 		if err != nil {
 			return measurement{}, err
 		}

@@ -2,20 +2,21 @@
 // run. Absolute figures of a shared machine mean little; ratios of pairs that ran
 // one after the other mean something, and their median more.
 //
-//	go run ./internal/bench [-pairs 5] [-seconds 1] [-only REGEXP] [-json FILE] [-svg FILE]
+//	go run ./internal/bench [-pairs 5] [-seconds 1] [-only REGEXP] [-json FILE] [-svg FILE] [-old DIRECTORY]
 //
 // The peers are libpmemblk through a small C program, nbdkit's memory plugin,
 // nbdkit with a plugin over libpmemblk, and qemu-nbd. Images lie in /dev/shm and
-// are treated as persistent memory, except where msync is what is measured.
+// are treated as persistent memory, except where msync is what is measured. With -old
+// the peer is another build of ours: what a change is worth.
 package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"regexp"
-	"text/tabwriter"
 	"time"
 )
 
@@ -33,7 +34,7 @@ type bout struct {
 	name, peer, unit string
 	target           float64 // ratio of rates wanted, 0 for none
 	targetCPU        float64 // ratio of CPU an operation wanted at most, 0 for none
-	prepare          func() (us, them side, done func(), err error)
+	prepare          func(*scope) (us, them side, err error)
 }
 
 func main() {
@@ -46,38 +47,28 @@ func main() {
 	only := flag.String("only", "", "rows whose name matches")
 	jsonFile := flag.String("json", "", "write the results there")
 	svgFile := flag.String("svg", "", "draw the ratios there")
+	old := flag.String("old", "", "a directory with `bttnbd` and `bench` of another version, to be the peer of every row")
 	flag.Parse()
-	if err := run(*pairs, time.Duration(*seconds*float64(time.Second)), *only, *jsonFile, *svgFile); err != nil {
+	if err := run(*pairs, time.Duration(*seconds*float64(time.Second)), *only, *jsonFile, *svgFile, *old); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(pairs int, d time.Duration, only, jsonFile, svgFile string) error {
+func run(pairs int, d time.Duration, only, jsonFile, svgFile, old string) error {
 	match, err := regexp.Compile(only)
 	if err != nil {
 		return err
 	}
-	b, err := newBench()
+	b, err := newBench(old)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	var results []result
-	for _, row := range b.rows() {
-		if !match.MatchString(row.name + " " + row.peer) {
-			continue
-		}
-		r, err := row.run(pairs, d)
-		if err != nil {
-			return fmt.Errorf("%s against %s: %w", row.name, row.peer, err)
-		}
-		fmt.Fprintln(os.Stderr, r)
-		results = append(results, r)
-	}
-	printTable(results)
+	r := b.measure(pairs, d, match)
+	r.print(os.Stdout)
 	if jsonFile != "" {
-		out, err := json.MarshalIndent(map[string]any{"schema": 1, "results": results}, "", "  ")
+		out, err := json.MarshalIndent(r, "", "  ")
 		if err != nil {
 			return err
 		}
@@ -86,53 +77,63 @@ func run(pairs int, d time.Duration, only, jsonFile, svgFile string) error {
 		}
 	}
 	if svgFile != "" {
-		return os.WriteFile(svgFile, drawSVG(results), 0o644)
+		if err := os.WriteFile(svgFile, drawSVG(r), 0o644); err != nil {
+			return err
+		}
 	}
-	return nil
+	return r.failures()
 }
 
-func printTable(results []result) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "what\tagainst\tours\tpeer\tratio\tspread\ttarget\tCPU/op ours\tpeer\tratio\ttarget\t")
-	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.2f\t%.2f-%.2f\t%s\t%s\t%s\t%s\t%s\t\n", r.Name, r.Peer,
-			rate(r.Ours.Rate, r.Unit), rate(r.Theirs.Rate, r.Unit), r.Ratio, r.Low, r.High, want("≥", r.Target),
-			micros(r.Ours.CPU), micros(r.Theirs.CPU), orDash(r.RatioCPU), want("≤", r.TargetCPU))
-	}
-	w.Flush()
+// report is all that was measured.
+type report struct {
+	Schema  int      `json:"schema"`
+	When    string   `json:"when"` // the day
+	Machine machine  `json:"machine"`
+	Results []result `json:"results"`
+	Figures []figure `json:"figures"`
 }
 
-func rate(v float64, unit string) string {
-	switch {
-	case v >= 1e9:
-		return fmt.Sprintf("%.2f G%s", v/1e9, unit)
-	case v >= 1e6:
-		return fmt.Sprintf("%.2f M%s", v/1e6, unit)
+// measure measures what match matches. A row that fails is noted and costs the
+// others nothing.
+func (b *bench) measure(pairs int, d time.Duration, match *regexp.Regexp) report {
+	r := report{Schema: 2, When: time.Now().UTC().Format(time.DateOnly), Machine: thisMachine()}
+	for _, row := range b.rows() {
+		if b.old != "" && row.peer == "nbdkit libpmemblk" {
+			continue // the same load as the row before
+		}
+		if !match.MatchString(row.name + " " + row.peer) {
+			continue
+		}
+		got, err := row.run(pairs, d)
+		if err != nil {
+			got = result{Name: row.name, Peer: row.peer, Unit: row.unit, Error: err.Error()}
+			b.stopServers() // one of them may be what failed
+		}
+		fmt.Fprintln(os.Stderr, got)
+		r.Results = append(r.Results, got)
 	}
-	return fmt.Sprintf("%.1f k%s", v/1e3, unit)
+	for _, f := range b.figures() {
+		if match.MatchString(f.Name) {
+			f.take(pairs)
+			fmt.Fprintln(os.Stderr, f)
+			r.Figures = append(r.Figures, f)
+		}
+	}
+	return r
 }
 
-// micros is CPU time an operation, or a KiB where bytes are counted.
-func micros(s float64) string {
-	if s == 0 {
-		return "-"
+// failures is an error that names the rows that failed.
+func (r report) failures() error {
+	var errs []error
+	for _, row := range r.Results {
+		if row.Error != "" {
+			errs = append(errs, errors.New(row.String()))
+		}
 	}
-	if s < 1e-8 {
-		return fmt.Sprintf("%.1f ns/KiB", s*1024*1e9)
+	for _, f := range r.Figures {
+		if f.Error != "" {
+			errs = append(errs, errors.New(f.String()))
+		}
 	}
-	return fmt.Sprintf("%.2f µs", s*1e6)
-}
-
-func orDash(v float64) string {
-	if v == 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.2f", v)
-}
-
-func want(sign string, v float64) string {
-	if v == 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%s %.2f", sign, v)
+	return errors.Join(errs...)
 }

@@ -7,6 +7,7 @@ import (
 )
 
 // result is what the pairs of a row came to: medians, and the spread of the ratio.
+// Of a row that failed it holds the names and why.
 type result struct {
 	Name      string      `json:"name"`
 	Peer      string      `json:"peer"`
@@ -20,20 +21,25 @@ type result struct {
 	Target    float64     `json:"target,omitempty"`
 	RatioCPU  float64     `json:"ratio_cpu,omitempty"`
 	TargetCPU float64     `json:"target_cpu,omitempty"`
+	Error     string      `json:"error,omitempty"`
 }
 
 func (r result) String() string {
+	if r.Error != "" {
+		return fmt.Sprintf("%s against %s: FAILED: %s", r.Name, r.Peer, r.Error)
+	}
 	return fmt.Sprintf("%s against %s: %.2f (%.2f to %.2f)", r.Name, r.Peer, r.Ratio, r.Low, r.High)
 }
 
 // run measures the two sides in alternation; who goes first alternates too, so
 // that neither always finds the caches as the other left them.
 func (b bout) run(pairs int, d time.Duration) (result, error) {
-	us, them, done, err := b.prepare()
+	var s scope
+	defer s.close()
+	us, them, err := b.prepare(&s)
 	if err != nil {
 		return result{}, err
 	}
-	defer done()
 	var ours, theirs []measurement
 	for i := range pairs + 1 {
 		first, second := &ours, &theirs
@@ -96,4 +102,16 @@ func median(v []float64) float64 {
 		return (v[n/2-1] + v[n/2]) / 2
 	}
 	return v[len(v)/2]
+}
+
+// scope holds what is to be undone, last first.
+type scope []func()
+
+func (s *scope) later(f func()) { *s = append(*s, f) }
+
+func (s *scope) close() {
+	for _, f := range slices.Backward(*s) {
+		f()
+	}
+	*s = nil
 }

@@ -6,25 +6,25 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"time"
 )
 
-// fillTime is more than enough to write an image once.
-const fillTime = 2 * time.Second
-
-// bench holds what all rows need: the programs, and a directory in memory.
+// bench holds what all rows need: the programs, a directory in memory, and servers
+// that go on from one row to the next.
 type bench struct {
 	dir                     string
 	bttnbd, pmemblk, plugin string
+	servers                 map[string]*server // by who it is; see serve
+	old                     string             // see -old
+	engineBlock             int                // of the images of engineRow
 }
 
 // newBench builds our server and the peers.
-func newBench() (*bench, error) {
+func newBench(old string) (*bench, error) {
 	dir, err := os.MkdirTemp("/dev/shm", "bttnbd-bench")
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{dir: dir, bttnbd: dir + "/bttnbd", pmemblk: dir + "/pmemblk", plugin: dir + "/nbdkit-pmemblk.so"}
+	b := &bench{dir: dir, bttnbd: dir + "/bttnbd", pmemblk: dir + "/pmemblk", plugin: dir + "/nbdkit-pmemblk.so", servers: map[string]*server{}, old: old}
 	peers, err := filepath.Abs("internal/bench/peers")
 	if err != nil {
 		return nil, err
@@ -44,32 +44,35 @@ func newBench() (*bench, error) {
 	return b, nil
 }
 
-func (b *bench) close() { os.RemoveAll(b.dir) }
+func (b *bench) close() {
+	b.stopServers()
+	os.RemoveAll(b.dir)
+}
 
 func (b *bench) rows() (rows []bout) {
-	for _, threads := range []int{1, 2} {
-		for _, c := range []struct {
-			mode   string
-			block  int
-			target float64
-		}{{"write", 4096, 1.25}, {"read", 4096, 1.2}, {"write", 512, 1.5}, {"read", 512, 1.5}} {
+	for _, c := range []struct {
+		mode   string
+		block  int
+		target float64
+	}{{"write", 4096, 1.25}, {"read", 4096, 1.2}, {"write", 512, 1.5}, {"read", 512, 1.5}} {
+		for _, threads := range []int{1, 2} {
 			rows = append(rows, b.engineRow(c.mode, c.block, threads, c.target))
 		}
 	}
 	rows = append(rows, b.streamRow())
-	for _, write := range []bool{false, true} {
-		for _, l := range []struct {
-			load
-			target, cpu float64
-		}{
-			{load{connections: 1, depth: 1, block: 4096}, 1.3, 0},
-			{load{connections: 1, depth: 16, block: 4096}, 2, 0.4},
-			{load{connections: 1, depth: 64, block: 4096}, 2, 0.4},
-			{load{connections: 4, depth: 16, block: 4096}, 2, 0.4},
-			{load{connections: 1, depth: 8, block: 128 << 10, sequential: true}, 1.3, 0},
-			{load{connections: 1, depth: 4, block: 1 << 20, sequential: true}, 1.3, 0},
-		} {
-			l.write = write
+	// Streams first, as long as what they read has been written in sequence.
+	for _, l := range []struct {
+		load
+		target, cpu float64
+	}{
+		{load{connections: 1, depth: 8, block: 128 << 10, sequential: true}, 1.3, 0},
+		{load{connections: 1, depth: 4, block: 1 << 20, sequential: true}, 1.3, 0},
+		{load{connections: 1, depth: 1, block: 4096}, 1.3, 0},
+		{load{connections: 1, depth: 16, block: 4096}, 2, 0.4},
+		{load{connections: 1, depth: 64, block: 4096}, 2, 0.4},
+		{load{connections: 4, depth: 16, block: 4096}, 2, 0.4},
+	} {
+		for _, l.write = range []bool{false, true} {
 			rows = append(rows, b.serverRow("nbdkit memory", l.load, l.target, l.cpu))
 			if l.cpu > 0 {
 				rows = append(rows, b.serverRow("nbdkit libpmemblk", l.load, 2.5, 0))
@@ -79,17 +82,23 @@ func (b *bench) rows() (rows []bout) {
 	return append(rows, b.fileRow())
 }
 
-// engineRow is the engine against libpmemblk.
+// engineRow is the engine against libpmemblk. Images and pools serve all rows of a
+// block size.
 func (b *bench) engineRow(mode string, block, threads int, target float64) bout {
 	return bout{
 		name: fmt.Sprintf("engine %d B random %s, %d threads", block, mode, threads), peer: "libpmemblk", unit: "op/s", target: target,
-		prepare: func() (us, them side, done func(), err error) {
-			image, pool := b.dir+"/image", b.dir+"/pool"
-			done = func() { os.Remove(image); os.Remove(pool) }
-			if err := makeImage(image, uint32(block)); err != nil {
-				return nil, nil, nil, err
+		prepare: func(*scope) (us, them side, err error) {
+			image, pool := b.dir+"/engine-image", b.dir+"/engine-pool"
+			if b.engineBlock != block {
+				b.engineBlock = block
+				os.Remove(image)
+				os.Remove(pool)
 			}
-			return engineSide(image, mode, block, threads), peerSide(b.pmemblk, pool, mode, block, threads), done, nil
+			us = engineSide(os.Args[0], image, mode, block, threads)
+			if b.old != "" {
+				return us, engineSide(b.old+"/bench", pool, mode, block, threads), nil
+			}
+			return us, peerSide(b.pmemblk, pool, mode, block, threads), nil
 		},
 	}
 }
@@ -98,11 +107,14 @@ func (b *bench) engineRow(mode string, block, threads int, target float64) bout 
 func (b *bench) streamRow() bout {
 	return bout{
 		name: "engine sequential groups of 32 x 4 KiB", peer: "plain non-temporal copy", unit: "B/s", target: 0.85,
-		prepare: func() (us, them side, done func(), err error) {
+		prepare: func(s *scope) (us, them side, err error) {
 			image, other := b.dir+"/image", b.dir+"/copied"
-			done = func() { os.Remove(image); os.Remove(other) }
-			err = errors.Join(makeImage(image, 4096), makeImage(other, 4096))
-			return engineSide(image, "group", 4096, 1), engineSide(other, "copy", 4096, 1), done, err
+			s.later(func() { os.Remove(image); os.Remove(other) })
+			us = engineSide(os.Args[0], image, "group", 4096, 1)
+			if b.old != "" {
+				return us, engineSide(b.old+"/bench", other, "group", 4096, 1), nil
+			}
+			return us, engineSide(os.Args[0], other, "copy", 4096, 1), nil
 		},
 	}
 }
@@ -119,30 +131,19 @@ func (b *bench) serverRow(peer string, l load, target, cpu float64) bout {
 	return bout{
 		name: fmt.Sprintf("NBD %d KiB %s, %d x depth %d", l.block>>10, what, l.connections, l.depth),
 		peer: peer, unit: unit, target: target, targetCPU: cpu,
-		prepare: func() (us, them side, done func(), err error) {
-			image, pool := b.dir+"/image", b.dir+"/pool"
-			if err := makeImage(image, 4096); err != nil {
-				return nil, nil, nil, err
-			}
-			ours, err := start(b.dir+"/ours.sock", b.bttnbd, "serve", "--log-level=error", "--listen=unix:"+b.dir+"/ours.sock", image)
+		prepare: func(*scope) (us, them side, err error) {
+			ours, err := b.serve("ours")
 			if err != nil {
-				return nil, nil, nil, err
+				return nil, nil, err
 			}
-			args := []string{"-f", "-U", b.dir + "/theirs.sock", "memory", "1G"}
-			if peer == "nbdkit libpmemblk" {
-				args = []string{"-f", "-U", b.dir + "/theirs.sock", b.plugin, "pool=" + pool, fmt.Sprintf("bytes=%d", imageSize)}
+			if b.old != "" {
+				peer = "another build"
 			}
-			theirs, err := start(b.dir+"/theirs.sock", "nbdkit", args...)
+			theirs, err := b.serve(peer)
 			if err != nil {
-				ours.stop()
-				return nil, nil, nil, err
+				return nil, nil, err
 			}
-			// Fill the peer too: what was never written is quicker to read.
-			fill := load{socket: theirs.socket, connections: 1, depth: 4, block: 1 << 20, write: true, sequential: true}
-			if _, err := fill.run(fillTime); err != nil {
-				return nil, nil, nil, err
-			}
-			return ours.side(l), theirs.side(l), func() { ours.stop(); theirs.stop(); os.Remove(image); os.Remove(pool) }, nil
+			return ours.side(l), theirs.side(l), nil
 		},
 	}
 }
@@ -151,30 +152,31 @@ func (b *bench) serverRow(peer string, l load, target, cpu float64) bout {
 func (b *bench) fileRow() bout {
 	return bout{
 		name: "NBD 4 KiB write to a file, 1 x depth 64", peer: "qemu-nbd cache=writethrough", unit: "op/s",
-		prepare: func() (us, them side, done func(), err error) {
+		prepare: func(s *scope) (us, them side, err error) {
 			dir, err := os.MkdirTemp("/var/tmp", "bttnbd-bench")
 			if err != nil {
-				return nil, nil, nil, err
+				return nil, nil, err
 			}
+			s.later(func() { os.RemoveAll(dir) })
 			raw, image := dir+"/raw", dir+"/image"
-			done = func() { os.RemoveAll(dir) }
 			if err := errors.Join(os.WriteFile(raw, nil, 0o600), os.Truncate(raw, imageSize)); err != nil {
-				return nil, nil, done, err
+				return nil, nil, err
 			}
 			if out, err := exec.Command(b.bttnbd, "create", "--size=1G", image).CombinedOutput(); err != nil {
-				return nil, nil, done, fmt.Errorf("%w: %s", err, out)
+				return nil, nil, fmt.Errorf("%w: %s", err, out)
 			}
-			ours, err := start(b.dir+"/ours.sock", b.bttnbd, "serve", "--log-level=error", "--listen=unix:"+b.dir+"/ours.sock", image)
+			ours, err := start(dir+"/ours.sock", b.bttnbd, "serve", "--log-level=error", "--listen=unix:"+dir+"/ours.sock", image)
 			if err != nil {
-				return nil, nil, done, err
+				return nil, nil, err
 			}
-			theirs, err := start(b.dir+"/theirs.sock", "qemu-nbd", "--persistent", "--shared=8", "--cache=writethrough", "-f", "raw", "-k", b.dir+"/theirs.sock", raw)
+			s.later(ours.stop)
+			theirs, err := start(dir+"/theirs.sock", "qemu-nbd", "--persistent", "--shared=8", "--cache=writethrough", "-f", "raw", "-k", dir+"/theirs.sock", raw)
 			if err != nil {
-				ours.stop()
-				return nil, nil, done, err
+				return nil, nil, err
 			}
+			s.later(theirs.stop)
 			l := load{connections: 1, depth: 64, block: 4096, write: true}
-			return ours.side(l), theirs.side(l), func() { ours.stop(); theirs.stop(); os.RemoveAll(dir) }, nil
+			return ours.side(l), theirs.side(l), nil
 		},
 	}
 }
