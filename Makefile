@@ -5,10 +5,14 @@ export GOTOOLCHAIN ?= auto
 
 GO ?= go
 
-.PHONY: build run test deps lint fuzz soak bench vm-test mutants mutants-models mutants-doc man clean
+.PHONY: build dist pictures run test deps lint fuzz soak bench vm-test mutants mutants-models mutants-doc man clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+
+# What is handed out, in out/: archives and Debian packages for amd64 and arm64.
+dist:
+	@scripts/dist
 
 # Builds, and serves a 1 GiB image kept in ./disk.btt until Ctrl-C.
 # Without a shell in between, so that who ends make ends the server.
@@ -66,6 +70,10 @@ mutants-doc:
 man:
 	@$(GO) run ./internal/manual docs/man
 
+# docs/pictures, from the layout, the table of package arrows and a text.
+pictures:
+	@$(GO) run ./internal/pictures docs/pictures
+
 # Build output only; a disk.btt made by `make run` holds data and stays.
 clean:
-	rm -rf bin bttnbd.sock
+	rm -rf bin out bttnbd.sock

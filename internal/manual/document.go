@@ -10,15 +10,17 @@ import (
 var (
 	firstHeading = regexp.MustCompile(`\A# .*\n`)
 	heading      = regexp.MustCompile(`(?m)^#(#+ )`)
+	picture      = regexp.MustCompile(`(?m)^!\[[^\]]*\]\([^)]*\)\n+`)
 	link         = regexp.MustCompile(`\[([^\]]+)\]\([^)]*\)`)
 	table        = regexp.MustCompile(`(?m)(^\|.*\n)+`)
 )
 
-// demote makes a document the rest of a page: its title goes, its sections become
-// those of the page, its links their text, and its tables lists.
+// demote makes a document the rest of a page: its title and its pictures go, its sections
+// become those of the page, its links their text, and its tables lists.
 func demote(text []byte) []byte {
 	text = firstHeading.ReplaceAll(text, []byte("# DESCRIPTION\n"))
 	text = heading.ReplaceAll(text, []byte("$1"))
+	text = picture.ReplaceAll(text, nil)
 	text = link.ReplaceAll(text, []byte("$1"))
 	return table.ReplaceAllFunc(text, list)
 }
