@@ -3,8 +3,10 @@ package btt
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"sort"
 
 	"github.com/bttnbd/bttnbd/layout"
 	"github.com/bttnbd/bttnbd/pmem"
@@ -16,14 +18,16 @@ import (
 //	step                                        power fails here: open sees
 //	1  what an earlier run has left of the      the old BTT, or, if that was step 6, the
 //	   link is made even; drain                 new one
-//	2  growMark where the new space begins      the old BTT, and what follows it is ours
-//	   drain
+//	2  growMark where the new space begins,     the old BTT, and what follows it is ours,
+//	   drain; behind it where the new space     up to there
+//	   ends, drain
 //	3  map and flog of the new arenas           the same
 //	   drain
 //	4  their info blocks, last arena first,     the same
 //	   backup before primary; a drain each,
 //	   of which the first is for step 3 as well;
-//	   the first word of all comes last; drain
+//	   the first two words of all come last,
+//	   the second before the first; a drain each
 //	5  link: backup of the last arena           the old BTT: the primary decides
 //	   drain
 //	6  link: its primary                        the old BTT, the new one, or a torn primary,
@@ -32,10 +36,13 @@ import (
 // So the image is the new one from the moment at which it can be shown to be, and a
 // backup never says less than its primary. Without step 1 the backup of step 5 would
 // point at arenas that are being made again.
+//
+// The last new arena ends where the container does, to a page, so that every backup is
+// found from there, see backupByChain. Without that, the backup of an arena could be
+// looked for where users' data is.
 
-// growMark is the first word of space that is being made into arenas: "BTTGROWS". In
-// its place stands, when the arena is whole, the first word of an info block.
-const growMark = 0x5357_4f52_4754_5442
+// page is what sizes of arenas are multiples of.
+const page = 4096
 
 // GrowParams say how [Grow] goes about it. The zero value is right for space of which
 // nothing is known, outside tests.
@@ -56,9 +63,11 @@ type Growth struct {
 	Before uint64      // capacity in bytes now
 	After  uint64      // and then
 	Unused uint64      // bytes behind the last new arena that none covers
-	// Interrupted: what stands at Offset is what a Grow has left that was interrupted.
-	// Nobody needs it.
+	Least  uint64      // bytes that a new arena takes at least
+	// Interrupted: what stands from Offset to Leftover is what a Grow has left that was
+	// interrupted. Nobody needs it.
 	Interrupted bool
+	Leftover    uint64 // Offset, if there is no such thing
 }
 
 var (
@@ -66,12 +75,14 @@ var (
 	ErrPoolGrows = errors.New("a pool cannot grow: PMDK opens none that has an arena of less than 512 GiB before its last one")
 	// ErrNoRoom: what there is behind the last arena is too small for another one.
 	ErrNoRoom = errors.New("no room for another arena")
+	// ErrTooLarge: it would have more arenas, or more lanes, than [Open] takes.
+	ErrTooLarge = errors.New("too many arenas")
 )
 
 // PlanGrow says what [Grow] would make of the image if its container had size bytes.
 // Beyond what [Open] does it changes nothing. Errors are those of Open, [ErrPoolGrows],
-// [ErrNoRoom], with which all but the arenas is told, and a [*CorruptError] about what
-// must be repaired first.
+// [ErrNoRoom] and [ErrTooLarge], with which all but the arenas is told, and a
+// [*CorruptError] about what must be repaired first.
 func PlanGrow(r *pmem.Region, size uint64, p GrowParams) (g Growth, err error) {
 	defer r.CatchFault(&err)
 	defer pmem.ArmFaults()()
@@ -79,7 +90,7 @@ func PlanGrow(r *pmem.Region, size uint64, p GrowParams) (g Growth, err error) {
 	if w == nil {
 		return g, err
 	}
-	g = Growth{Offset: w.base, Before: w.d.Size(), After: w.d.Size(), Unused: max(size, w.base) - w.base}
+	g = Growth{Offset: w.base, Before: w.d.Size(), After: w.d.Size(), Unused: max(size, w.base) - w.base, Least: w.least, Leftover: w.base}
 	if err != nil {
 		return g, err
 	}
@@ -88,7 +99,7 @@ func PlanGrow(r *pmem.Region, size uint64, p GrowParams) (g Growth, err error) {
 		g.After += uint64(a.geo.ExternalNLBA) * uint64(w.d.sector)
 		g.Unused -= a.geo.Size
 	}
-	g.Interrupted = w.interrupted()
+	g.Leftover, g.Interrupted = w.leftover()
 	return g, nil
 }
 
@@ -135,16 +146,17 @@ func SettleGrow(r *pmem.Region, p GrowParams) (err error) {
 
 // grower is a Grow under way.
 type grower struct {
-	r    *pmem.Region
-	d    *Device
-	last *arena // of those that there are
-	base uint64 // where it ends
-	plan []plannedArena
-	p    GrowParams
+	r     *pmem.Region
+	d     *Device
+	last  *arena // of those that there are
+	base  uint64 // where it ends
+	least uint64 // bytes that a new arena takes
+	plan  []plannedArena
+	p     GrowParams
 }
 
 // planGrow opens the BTT and settles the new arenas, for a container of size bytes.
-// What it returns with [ErrNoRoom] can be settled.
+// What it returns with [ErrNoRoom] or [ErrTooLarge] can be settled.
 func planGrow(r *pmem.Region, size uint64, p GrowParams) (*grower, error) {
 	if p.MinArena == 0 {
 		p.MinArena = layout.MinArenaSize
@@ -164,17 +176,15 @@ func planGrow(r *pmem.Region, size uint64, p GrowParams) (*grower, error) {
 	if err := w.sound(); err != nil {
 		return nil, err
 	}
-	sizes := layout.Split(max(size, w.base)-w.base, p.MinArena, p.MaxArena)
-	if len(sizes) == 0 {
-		return w, fmt.Errorf("%w: the last one ends at %d, and the next takes %d bytes, but there are %d in all", ErrNoRoom, w.base, p.MinArena, size)
-	}
-	if n := len(d.arenas) + len(sizes); n > maxArenas {
-		return w, fmt.Errorf("%w: it would have %d arenas, more than %d", ErrNoRoom, n, maxArenas)
+	w.least = w.leastArena()
+	sizes, err := w.sizes(size)
+	if err != nil {
+		return w, err
 	}
 	like := &d.arenas[0].geo
 	base := w.base
 	for i, size := range sizes {
-		geo, err := layout.NewGeometry(size, layout.Params{ExternalLBASize: like.ExternalLBASize, Nfree: like.Nfree, Align: 8, MinBlock: like.InternalLBASize})
+		geo, err := layout.NewGeometry(size, w.like())
 		if err != nil {
 			return w, fmt.Errorf("%w: arena %d: %w", ErrNoRoom, len(d.arenas)+i, err)
 		}
@@ -191,11 +201,64 @@ func planGrow(r *pmem.Region, size uint64, p GrowParams) (*grower, error) {
 	return w, nil
 }
 
+// like is what the new arenas have of the first one.
+func (w *grower) like() layout.Params {
+	g := &w.d.arenas[0].geo
+	return layout.Params{ExternalLBASize: g.ExternalLBASize, Nfree: g.Nfree, Align: 8, MinBlock: g.InternalLBASize}
+}
+
+// leastArena is the size in bytes of the smallest arena that has a block for users.
+func (w *grower) leastArena() uint64 {
+	first := w.p.MinArena / page
+	n := sort.Search(int(w.p.MaxArena/page-first), func(i int) bool {
+		_, err := layout.NewGeometry((first+uint64(i))*page, w.like())
+		return err == nil
+	})
+	return (first + uint64(n)) * page
+}
+
+// sizes are those of the new arenas, in a container of size bytes, to whose last page
+// they reach. Where that leaves too little for the last one, it gets some of the one before.
+func (w *grower) sizes(size uint64) ([]uint64, error) {
+	room := max(size/page*page, w.base) - w.base
+	if n := uint64(len(w.d.arenas)) + room/w.p.MaxArena; n > maxArenas {
+		return nil, fmt.Errorf("%w: it would have %d, more than %d", ErrTooLarge, n, maxArenas)
+	}
+	sizes := layout.Split(room, w.least, w.p.MaxArena)
+	if len(sizes) == 0 {
+		return nil, fmt.Errorf("%w: the last one ends at %d, and the next takes %d bytes, but there are %d in all", ErrNoRoom, w.base, w.least, size)
+	}
+	for _, n := range sizes {
+		room -= n
+	}
+	if last := len(sizes) - 1; room > 0 {
+		if sizes[last] < 2*w.least-room {
+			return nil, fmt.Errorf("%w: of the %d bytes behind the last one, %d would be left over", ErrNoRoom, size-w.base, room)
+		}
+		sizes[last] -= w.least - room
+		sizes = append(sizes, w.least)
+	}
+	lanes := uint64(len(sizes)) * uint64(w.d.arenas[0].geo.Nfree)
+	for _, a := range w.d.arenas {
+		lanes += uint64(a.geo.Nfree)
+	}
+	if n := len(w.d.arenas) + len(sizes); n > maxArenas || lanes > maxLanes {
+		return nil, fmt.Errorf("%w: it would have %d with %d lanes, more than %d with %d", ErrTooLarge, n, lanes, maxArenas, maxLanes)
+	}
+	return sizes, nil
+}
+
 // sound refuses to grow what has to be repaired first: arenas in error, and a bad or
 // different copy of an info block, since the link changes one copy after the other.
-// What an interrupted link has left is another matter, see settle.
+// What an interrupted link has left is another matter, see settle. It also refuses gaps
+// between arenas, and an end within a page, over which no chain of backups leads.
 func (w *grower) sound() error {
+	end := w.d.flavour.Start
 	for _, a := range w.d.arenas {
+		if a.base != end || a.geo.Size%page != 0 {
+			return &CorruptError{Arena: a.index, Offset: a.base, What: "info block", Err: errors.New("not right behind the arena before, or not of whole pages: such an image cannot grow")}
+		}
+		end += a.geo.Size
 		other, which := w.other(a)
 		switch {
 		case a.failed():
@@ -251,9 +314,13 @@ func (w *grower) settle() error {
 
 // layOut is steps 2 to 4.
 func (w *grower) layOut() error {
-	w.r.Store64(w.base, growMark)
-	if err := w.r.Persist(w.base, 8); err != nil {
-		return err
+	old, _ := w.leftover()
+	last := &w.plan[len(w.plan)-1]
+	words := [2]uint64{growMark, w.planned(max(old, last.base+last.geo.Size))}
+	for i, word := range words {
+		if err := w.storeWord(i, word); err != nil {
+			return err
+		}
 	}
 	like := FormatParams{Flavour: w.d.flavour, SectorSize: w.plan[0].geo.ExternalLBASize, Zeroed: w.p.Zeroed, Progress: w.p.Progress}
 	like.total = like.toZero(w.plan)
@@ -273,55 +340,22 @@ func (w *grower) layOut() error {
 		}
 		from := 0
 		if a.base == w.base {
-			from = 8 // growMark stays till there is nothing else to do
+			from = 8 * len(words) // they stay till there is nothing else to do
 		}
 		w.r.Write(a.base+uint64(from), raw[from:])
 		if err := w.r.Drain(); err != nil {
 			return err
 		}
 	}
-	w.r.Store64(w.base, layout.SignatureWord)
-	return w.r.Persist(w.base, 8)
+	if err := w.storeWord(1, binary.LittleEndian.Uint64(raw[8:])); err != nil {
+		return err
+	}
+	return w.storeWord(0, layout.SignatureWord)
 }
 
-// interrupted reports whether behind the last arena there is what a Grow leaves that
-// is interrupted: growMark, or arenas of this BTT that nobody has used.
-func (w *grower) interrupted() bool {
-	if w.base > w.r.Size() || w.r.Size()-w.base < layout.InfoSize {
-		return false
-	}
-	if w.r.Load64(w.base) == growMark {
-		return true
-	}
-	var raw [layout.InfoSize]byte
-	for base := w.base; holdsInfo(w.r, base); {
-		in, err := readInfo(w.r, base, &raw)
-		if err != nil || judge(&in, w.r.Size()-base, w.d.flavour) != nil || in.UUID != w.d.id || in.ParentUUID != w.d.parent || !w.unused(base, &in) {
-			return false
-		}
-		if in.NextOff == 0 {
-			return true
-		}
-		base += in.NextOff
-	}
-	return false
-}
-
-// unused reports whether map and flog of an arena are as layOut makes them.
-func (w *grower) unused(base uint64, in *layout.Info) bool {
-	var b, want [layout.FlogGroupSize]byte
-	for lane := range in.Nfree {
-		free := layout.PostmapLBA(in.ExternalNLBA) + layout.PostmapLBA(lane)
-		w.d.flavour.LoneFlogGroup(layout.PremapLBA(lane%in.ExternalNLBA), free).Encode(want[:])
-		if w.r.Read(b[:], base+in.FlogOff+uint64(lane)*layout.FlogGroupSize); !bytes.Equal(b[:], want[:]) {
-			return false
-		}
-	}
-	for lba := range in.ExternalNLBA {
-		e := layout.MapEntry(w.r.Load32(base + in.MapOff + uint64(lba)*entrySize))
-		if e != 0 && e != layout.ZeroEntry(layout.PostmapLBA(lba)) {
-			return false
-		}
-	}
-	return true
+// storeWord stores the word i of the new space, durably.
+func (w *grower) storeWord(i int, word uint64) error {
+	off := w.base + 8*uint64(i)
+	w.r.Store64(off, word)
+	return w.r.Persist(off, 8)
 }

@@ -28,13 +28,20 @@ func holdsInfo(r *pmem.Region, off uint64) bool {
 }
 
 // backupPlaces are where the backup info block of an arena at base can be when
-// its primary does not say: where the backups of the arenas behind it lead, at the end
-// of an arena of full size, or at the end of the image.
+// its primary does not say: where the backups of the arenas behind it lead, and where
+// guessedPlaces says.
 func backupPlaces(r *pmem.Region, base, maxArena uint64) []uint64 {
 	var places []uint64
 	if off, found := backupByChain(r, base); found {
 		places = append(places, off)
 	}
+	return append(places, guessedPlaces(r, base, maxArena)...)
+}
+
+// guessedPlaces are the end of an arena of full size at base, and the end of the image.
+// In an image that has grown, users' data can stand in the first: what is read there
+// may be made up. So nothing is guessed where anything is known.
+func guessedPlaces(r *pmem.Region, base, maxArena uint64) (places []uint64) {
 	if base < r.Size() {
 		for _, size := range []uint64{maxArena, (r.Size() - base) / 4096 * 4096} {
 			if off := base + size - layout.InfoSize; size >= 2*layout.InfoSize && holdsInfo(r, off) {
@@ -81,13 +88,22 @@ func findInfo(r *pmem.Region, base, maxArena uint64, f layout.Flavour) (in layou
 	if err == nil {
 		return in, st, nil
 	}
-	places := backupPlaces(r, base, maxArena)
-	if in.InfoOff < r.Size() && holdsInfo(r, base+in.InfoOff) {
-		places = append(places, base+in.InfoOff) // the bad primary may still know
+	chained, found := backupByChain(r, base)
+	places := []uint64{chained}
+	if !found {
+		places = places[:0]
+		if in.InfoOff < r.Size() && holdsInfo(r, base+in.InfoOff) {
+			places = append(places, base+in.InfoOff) // the bad primary may still know
+		}
+		places = append(places, guessedPlaces(r, base, maxArena)...)
 	}
 	for _, off := range places {
 		backup, berr := readInfo(r, off, &st.raw)
-		if berr == nil && backup.InfoOff == off-base && judge(&backup, r.Size()-base, f) == nil && !isPrimary(r, off, &st.raw) {
+		if berr != nil || backup.InfoOff != off-base || judge(&backup, r.Size()-base, f) != nil {
+			continue
+		}
+		// What the chain leads to is a backup, whatever users have written elsewhere.
+		if found || !isPrimary(r, off, &st.raw) {
 			st.fromBackup = true
 			return backup, st, nil
 		}
@@ -121,7 +137,8 @@ func judge(in *layout.Info, avail uint64, f layout.Flavour) error {
 
 // Limits of what is opened: memory is needed for each lane and each arena, and an
 // image must not be able to ask for more than the machine has. 4096 arenas of full
-// size are 2 PiB.
+// size are 2 PiB, and have 2^20 lanes if each has the 256 that everybody gives it: so
+// many may all arenas have together, which take some 80 MB.
 const (
 	maxLanes  = 1 << 20
 	maxArenas = 4096

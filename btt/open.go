@@ -181,10 +181,14 @@ func (c *candidate) isData(r *pmem.Region, off uint64) bool {
 func (d *Device) loadArenas(maxArena uint64) error {
 	base := d.flavour.Start
 	var first layout.Info
+	var lanes uint64
 	for i := 0; ; i++ {
 		in, st, err := findInfo(d.reg, base, maxArena, d.flavour)
 		if err == nil && i == maxArenas {
 			err = fmt.Errorf("more than %d arenas", maxArenas)
+		}
+		if lanes += uint64(in.Nfree); err == nil && lanes > maxLanes {
+			err = &layout.FieldError{Field: "nfree", Value: uint64(in.Nfree), Want: fmt.Sprintf("at most %d in all arenas together", maxLanes)}
 		}
 		if err != nil {
 			return &CorruptError{Arena: i, Offset: base, What: "info block", Err: err}

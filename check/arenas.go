@@ -17,6 +17,7 @@ var sectors = []uint32{512, 520, 528, 4096, 4104, 4160, 4224}
 func (x *reader) arenas(c *collector, f layout.Flavour) (arenas []Arena) {
 	start := f.Start
 	var lba layout.ExternalLBA
+	var lanes uint64
 	for i := 0; ; i++ {
 		c.begin(i, start)
 		if i == maxArenas {
@@ -34,6 +35,10 @@ func (x *reader) arenas(c *collector, f layout.Flavour) (arenas []Arena) {
 		a.Index, a.FirstLBA = i, lba
 		if !a.sound() {
 			x.reportLost(c, &a, f.Pool)
+			return arenas
+		}
+		if lanes += uint64(a.Info.Nfree); lanes > maxLanes {
+			c.add(Finding{Kind: ArenaChain, Severity: Error, Offset: start, Message: fmt.Sprintf("more than %d lanes in all arenas up to here: the chain is not followed further", maxLanes)})
 			return arenas
 		}
 		arenas = append(arenas, a)

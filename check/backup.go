@@ -20,9 +20,11 @@ import (
 // A backup file holds what a repair is about to overwrite, and by what the image can
 // be told that the repair has left behind. All integers are little-endian.
 //
-//	 0   8 "BTTUNDO2"
+//	 0   8 "BTTUNDO3"
 //	 8   8 size of the image in bytes
-//	16     undo: what was there, offsets ascending, multiples of 8 like the lengths:
+//	16   8 length n of the path of the image; BTTUNDO2 has none, and no length
+//	24   n that path, absolute, and zeros up to a multiple of 8 bytes
+//	       undo: what was there, offsets ascending, multiples of 8 like the lengths:
 //	         8 offset in the image
 //	         8 length n
 //	         n bytes
@@ -34,7 +36,11 @@ import (
 //	         8 length n
 //	         8 CRC-32C (Castagnoli) of those n bytes
 //	       8 times 0xff, then 8 CRC-32C of all before it
-const backupMagic = "BTTUNDO2"
+const (
+	backupMagic  = "BTTUNDO3"
+	backupMagic2 = "BTTUNDO2"
+	backupHead   = 16 // bytes, of both
+)
 
 const backupEnd = ^uint64(0)
 
@@ -94,6 +100,9 @@ func writeBackup(file io.Writer, r *pmem.Region, p *Plan) (err error) {
 	}
 	put([]byte(backupMagic))
 	put8(r.Size())
+	name := absolute(r.Path())
+	put8(uint64(len(name)))
+	put(append([]byte(name), make([]byte, -len(name)&7)...))
 	for _, e := range p.extents() {
 		b := make([]byte, e.n)
 		r.Read(b, e.off)
@@ -114,6 +123,48 @@ func writeBackup(file io.Writer, r *pmem.Region, p *Plan) (err error) {
 	put8(backupEnd)
 	put8(uint64(sum.Sum32()))
 	return err
+}
+
+// absolute is path for those who are elsewhere, as far as it can be had.
+func absolute(path string) string {
+	if whole, err := filepath.Abs(path); err == nil {
+		return whole
+	}
+	return path
+}
+
+// BackupOf is the path that the image had of which the file at path is a backup; ""
+// if that does not say. It reads no more than the beginning: whether the file is
+// sound, [Restore] finds out. Errors are those of reading the file.
+func BackupOf(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	const longest = 4096 // of a path, as in path_resolution(7)
+	b := make([]byte, backupHead+8+longest)
+	n, err := io.ReadFull(f, b)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return "", err
+	}
+	if b = b[:n]; n < backupHead || !bytes.HasPrefix(b, []byte(backupMagic)) {
+		return "", nil
+	}
+	name, _, _ := cutPath(b[backupHead:])
+	return name, nil
+}
+
+// cutPath takes the path off what follows the head of a backup.
+func cutPath(body []byte) (name string, rest []byte, found bool) {
+	if len(body) < 8 {
+		return "", nil, false
+	}
+	n, body := binary.LittleEndian.Uint64(body), body[8:]
+	if n > uint64(len(body)) || (n+7)&^7 > uint64(len(body)) {
+		return "", nil, false
+	}
+	return string(body[:n]), body[(n+7)&^7:], true
 }
 
 // redo are the stores of a step, in their order.
@@ -299,7 +350,7 @@ func readBackup(b []byte, size uint64) (*backup, error) {
 	switch {
 	case bytes.HasPrefix(b, []byte("BTTUNDO1")):
 		return bad("it begins with BTTUNDO1, which says nothing of the image that it is of; this program reads " + backupMagic)
-	case len(b) < 48 || !bytes.HasPrefix(b, []byte(backupMagic)):
+	case len(b) < 48 || !bytes.HasPrefix(b, []byte(backupMagic)) && !bytes.HasPrefix(b, []byte(backupMagic2)):
 		return bad("it does not begin with " + backupMagic)
 	}
 	body, sum := b[:len(b)-8], le.Uint64(b[len(b)-8:])
@@ -309,7 +360,13 @@ func readBackup(b []byte, size uint64) (*backup, error) {
 	if was := le.Uint64(b[8:]); was != size {
 		return bad(fmt.Sprintf("the image has %d bytes and had %d", size, was))
 	}
-	saved, body := new(backup), body[16:]
+	saved, body := new(backup), body[backupHead:]
+	if bytes.HasPrefix(b, []byte(backupMagic)) {
+		var found bool
+		if _, body, found = cutPath(body); !found {
+			return bad("it ends in the path of the image")
+		}
+	}
 	for section := 0; ; {
 		if len(body) >= 8 && le.Uint64(body) == backupEnd {
 			if body, section = body[8:], section+1; section < 3 {

@@ -101,6 +101,70 @@ func TestGrownPrimaryIsNoBackup(t *testing.T) {
 	}
 }
 
+// Goal: users' data that looks like the backup of the arena before, or makes the backup
+// look like another arena's primary, is not taken for what it is not: whether a byte of
+// the primary is bad or all of it, the arenas are those that there are, and a repair
+// brings back every byte. With a rest behind the last arena, by which the backups cannot
+// be followed, a primary of which something is left says itself where its backup is.
+func TestGrownForgedBackup(t *testing.T) {
+	sizes := []uint64{24576, 57344, 20480}
+	o := Options{MaxArena: 65536}
+	for name, damage := range map[string]func(r *pmem.Region){
+		"a byte":       func(r *pmem.Region) { r.Store64(600, 1) },
+		"signature":    func(r *pmem.Region) { r.Store64(0, 0) },
+		"whole, zeros": func(r *pmem.Region) { r.Zero(0, layout.InfoSize) },
+	} {
+		for _, tail := range []uint64{0, 8192} {
+			if tail > 0 && name == "whole, zeros" {
+				continue // nothing says then where the backup is
+			}
+			r, starts := grown(t, layout.UEFI, sizes, tail)
+			var backup, forged [layout.InfoSize]byte
+			r.Read(backup[:], 0)
+			geo, err := layout.NewGeometry(o.MaxArena, layout.Params{ExternalLBASize: 128, Nfree: 3, Align: 64})
+			if err != nil {
+				t.Fatal(err)
+			}
+			in := geo.Info(layout.UEFI, testUUID, testParent, 0)
+			in.Encode(forged[:])
+			r.Write(o.MaxArena-layout.InfoSize, forged[:])
+			if tail == 0 {
+				r.Write(2*(sizes[0]-layout.InfoSize), backup[:]) // as if an arena began at the backup
+			}
+			before := contentsOf(r)
+			damage(r)
+			im, err := Inspect(r, o)
+			if err != nil || len(im.Arenas) != len(sizes) || im.Arenas[1].Offset != starts[1] {
+				t.Errorf("%s bad, %d behind: %v, %+v", name, tail, err, im)
+				continue
+			}
+			if rep, err := Repair(t.Context(), r, RepairOptions{Options: o}); err != nil || !bytes.Equal(contentsOf(r), before) {
+				t.Errorf("%s bad, %d behind: repaired to something else: %v, %v", name, tail, err, rep)
+			}
+		}
+	}
+}
+
+// Goal: lanes are counted over all arenas, and no more looked at than can be.
+func TestGrownLanes(t *testing.T) {
+	const arena = 72 << 20
+	geo, err := layout.NewGeometry(arena, layout.Params{ExternalLBASize: 64, Nfree: maxLanes / 2, Align: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := pmem.NewHeap(3 * arena)
+	for i := range uint64(3) {
+		in := geo.Info(layout.UEFI, testUUID, testParent, (2-i+1)/2*arena)
+		var raw [layout.InfoSize]byte
+		in.Encode(raw[:])
+		r.Write(i*arena, raw[:])
+	}
+	im, err := Inspect(r, Options{MaxArena: arena})
+	if err != nil || len(im.Arenas) != 2 || !slices.ContainsFunc(im.Findings, func(f Finding) bool { return f.Kind == ArenaChain && f.Severity == Error }) {
+		t.Errorf("%v, %d arenas: %v", err, len(im.Arenas), im.Findings)
+	}
+}
+
 func contentsOf(r *pmem.Region) []byte {
 	b := make([]byte, r.Size())
 	r.Read(b, 0)

@@ -18,7 +18,8 @@ const (
 	page = 4096
 
 	// maxLanes and maxArenas are where a number that a damaged or hostile image
-	// gives stops being plausible. Everybody uses 256 lanes; 4096 arenas are 2 PiB.
+	// gives stops being plausible. Everybody uses 256 lanes; 4096 arenas are 2 PiB, and
+	// have 2^20 lanes, which is the most for all arenas together, too.
 	maxLanes  = 1 << 20
 	maxArenas = 4096
 )

@@ -37,9 +37,11 @@ func (x *reader) arena(f layout.Flavour, start uint64) Arena {
 		a.Backup = x.copyAt(a.end()-layout.InfoSize, start, f)
 		return a
 	}
-	for i, off := range x.backupPlaces(&a) {
+	places, chained := x.backupPlaces(&a, f)
+	for i, off := range places {
 		backup := x.copyAt(off, start, f)
-		if backup.Err == nil && bytes.Equal(backup.raw, x.copyAt(addSaturated(off, backup.Info.InfoOff), off, f).raw) {
+		// What the chain leads to is a backup, whatever users have written elsewhere.
+		if !chained && backup.Err == nil && bytes.Equal(backup.raw, x.copyAt(addSaturated(off, backup.Info.InfoOff), off, f).raw) {
 			backup.Err = errPrimary
 		}
 		if i == 0 || backup.Err == nil {
@@ -54,24 +56,23 @@ func (x *reader) arena(f layout.Flavour, start uint64) Arena {
 }
 
 // backupPlaces are where the backup of an arena can be whose primary is bad: where the
-// backups behind it lead, at the end that an arena in this place has, or where the
-// primary says even so.
-func (x *reader) backupPlaces(a *Arena) []uint64 {
-	var places []uint64
+// backups behind it lead (chained), or else where the primary says even so, and at the
+// end that an arena in this place has. The last is a guess: in an image that has grown,
+// users' data can stand there, and look like a backup.
+func (x *reader) backupPlaces(a *Arena, f layout.Flavour) (places []uint64, chained bool) {
 	for _, c := range x.chain() {
 		if c.start == a.Offset {
-			places = append(places, c.end-layout.InfoSize)
+			return []uint64{c.end - layout.InfoSize}, true
 		}
+	}
+	if off := a.Primary.Info.InfoOff; off != 0 && off < x.size && (layout.HasSignature(a.Primary.raw) || x.copyAt(a.Offset+off, a.Offset, f).Err == nil) {
+		places = append(places, a.Offset+off)
 	}
 	end := x.size / page * page
 	if a.Offset < end && end-a.Offset > x.maxArena {
 		end = a.Offset + x.maxArena
 	}
-	places = append(places, max(end, layout.InfoSize)-layout.InfoSize)
-	if off := a.Primary.Info.InfoOff; layout.HasSignature(a.Primary.raw) && off < x.size {
-		places = append(places, a.Offset+off)
-	}
-	return places
+	return append(places, max(end, layout.InfoSize)-layout.InfoSize), false
 }
 
 // chained is where an arena is that the backups tell.

@@ -106,8 +106,55 @@ func TestRestoreRefuses(t *testing.T) {
 	if err := os.WriteFile(file, append([]byte("BTTUNDO1"), make([]byte, 64)...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Restore(t.Context(), file, im.region, nil); !errors.Is(err, ErrBackup) || !strings.Contains(err.Error(), "this program reads BTTUNDO2") {
+	if _, err := Restore(t.Context(), file, im.region, nil); !errors.Is(err, ErrBackup) || !strings.Contains(err.Error(), "this program reads BTTUNDO3") {
 		t.Errorf("an old version: %v", err)
+	}
+}
+
+func TestBackupOf(t *testing.T) {
+	// Goal: a backup says of which image it is, wherever that was named from; one of the
+	// version before does not, and is put back all the same; one that is cut in its path
+	// is refused.
+	im := used(t, params{})
+	im.putEntry(0, 3, im.entry(0, 4))
+	before := im.bytes()
+	file := filepath.Join(t.TempDir(), "backup")
+	im.repair(RepairOptions{Backup: func(p *Plan) error { return SaveBackup(file, im.region, p) }})
+	want, err := filepath.Abs(im.region.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if was, err := BackupOf(file); was != want || err != nil {
+		t.Errorf("it is of %q, want %q: %v", was, want, err)
+	}
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(parts ...[]byte) {
+		t.Helper()
+		b := bytes.Join(parts, nil)
+		b = binary.LittleEndian.AppendUint64(b, uint64(crc32.Checksum(b, castagnoli)))
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	body := good[backupHead+8+(len(want)+7)&^7 : len(good)-8]
+	for _, n := range []uint64{uint64(len(good)), 1<<64 - 1} {
+		put(good[:backupHead], binary.LittleEndian.AppendUint64(nil, n), body)
+		if _, err := Restore(t.Context(), file, im.region, nil); !errors.Is(err, ErrBackup) {
+			t.Errorf("a path of %d bytes: %v", n, err)
+		}
+		if was, err := BackupOf(file); was != "" || err != nil {
+			t.Errorf("a path of %d bytes: %q, %v", n, was, err)
+		}
+	}
+	put([]byte(backupMagic2), good[8:backupHead], body)
+	if was, err := BackupOf(file); was != "" || err != nil {
+		t.Errorf("the version before is of %q, %v", was, err)
+	}
+	if _, err := Restore(t.Context(), file, im.region, nil); err != nil || !bytes.Equal(before, im.bytes()) {
+		t.Errorf("the version before: %v, the same: %v", err, bytes.Equal(before, im.bytes()))
 	}
 }
 

@@ -42,21 +42,27 @@ func (e *InUseError) Unwrap() error { return unix.EBUSY }
 
 // takeLock makes this region the owner, or one of the readers, until Close.
 func (f *file) takeLock() error {
-	kind := int16(unix.F_WRLCK)
-	if f.readOnly {
-		kind = unix.F_RDLCK
-	}
-	err := setLock(f.fd, unix.F_OFD_SETLK, kind, lockByte)
+	err := setLock(f.fd, unix.F_OFD_SETLK, f.lockKind(), lockByte)
 	switch {
 	case err == nil:
-		// Where this one fails the lock holds all the same, only anonymously.
-		_ = setLock(f.fd, unix.F_SETLK, kind, pidByte)
+		f.lockPID()
 		return nil
 	case refused(err):
 		return f.takeFlock()
 	}
 	return f.lockError(err)
 }
+
+func (f *file) lockKind() int16 {
+	if f.readOnly {
+		return unix.F_RDLCK
+	}
+	return unix.F_WRLCK
+}
+
+// lockPID tells others who has the lock. Where it fails the lock holds all the same,
+// only anonymously.
+func (f *file) lockPID() { _ = setLock(f.fd, unix.F_SETLK, f.lockKind(), pidByte) }
 
 func (f *file) takeFlock() error {
 	how := unix.LOCK_EX | unix.LOCK_NB

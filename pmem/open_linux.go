@@ -207,6 +207,49 @@ func attach(path string, fd int, o Options) (r *Region, err error) {
 	return r, nil
 }
 
+// Reopen maps the same file or device anew, with the size that it has now, whatever its
+// path names by now. It takes no lock: that of r, which stays open, covers it.
+func (r *Region) Reopen() (*Region, error) {
+	fd, err := r.dup()
+	if err != nil {
+		return nil, err
+	}
+	return attach(r.file.path, fd, Options{ReadOnly: r.file.readOnly, NoLock: true})
+}
+
+// File is the file or device of r, whatever its path names by now, for as long as the
+// caller does not close it. To make the file shorter than r is a fault of whoever reads there.
+func (r *Region) File() (*os.File, error) {
+	fd, err := r.dup()
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), r.file.path), nil
+}
+
+// Stat says what file or device r is, whatever its path names by now.
+func (r *Region) Stat() (fs.FileInfo, error) {
+	f, err := r.File()
+	if err != nil {
+		return nil, err
+	}
+	defer r.file.lockPID() // which the end of any descriptor takes away
+	defer f.Close()
+	return f.Stat()
+}
+
+// dup is another descriptor of what r has open, which shares its lock.
+func (r *Region) dup() (int, error) {
+	if r.file == nil || r.mem == nil {
+		return -1, fmt.Errorf("%s: not a file that is open: %w", r.name(), fs.ErrInvalid)
+	}
+	fd, err := unix.FcntlInt(uintptr(r.file.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("%s: %w", r.file.path, err)
+	}
+	return fd, nil
+}
+
 // dropCache makes what is read from a file from now on come from the medium. Where an
 // msync of a process before us has failed, ext4 and XFS leave in the page cache what
 // is not on disk, and take it for clean: no msync would write it (Rebello et al., "Can

@@ -259,7 +259,7 @@ func (s *Service) resume(source *imageSource) error {
 		time.Sleep(minPause)
 	}
 	if err != nil {
-		return fmt.Errorf("after a hand-over that failed: %w", err)
+		return fmt.Errorf("opening %s again: %w", s.o.Path, err)
 	}
 	s.leaving.Store(false)
 	for i, old := range s.connections {

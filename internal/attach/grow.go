@@ -84,11 +84,12 @@ func (s *Service) grow(g grower) error {
 	if err := source.close(); err != nil {
 		return err
 	}
-	done, failed := s.o.Grow(g.want)
+	done, failed := s.o.Grow(g.want, source.image.File)
 	if failed == nil {
 		s.setup.Size = done.Usable - done.Usable%uint64(s.setup.BlockSize)
 	}
 	if err := s.resume(source); err != nil {
+		err = errors.Join(failed, fmt.Errorf("%s waits: %w", s.dev.Path(), err))
 		return errors.Join(err, answer(g.conn, Growth{}, err))
 	}
 	done.Paused = time.Since(began)

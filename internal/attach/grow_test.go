@@ -3,6 +3,7 @@ package attach
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"testing"
@@ -25,7 +26,7 @@ func TestGrowUnderLoad(t *testing.T) {
 			ours, theirs := packets(t)
 			var closed closer
 			s.source.(*imageSource).image.Closer = &closed
-			s.o.Grow = func(want Growth) (Growth, error) {
+			s.o.Grow = func(want Growth, _ fs.FileInfo) (Growth, error) {
 				if !closed {
 					t.Error("the image is still open")
 				}
@@ -66,10 +67,67 @@ func (c *closer) Close() error {
 	return nil
 }
 
+// Goal: another image that has got the path while the image was closed is not served
+// under the device, which waits: neither one with another UUID, nor a copy of it, nor
+// one that has other blocks. The file that was open is told to whoever makes it grow.
+func TestGrowSwapped(t *testing.T) {
+	files := make([]fs.FileInfo, 2)
+	for i := range files {
+		var err error
+		if files[i], err = os.Stat(t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, swap := range map[string]func(*Image){
+		"another uuid": func(im *Image) { im.Backend = "another" },
+		"a copy":       func(im *Image) { im.File = files[1] },
+		"other blocks": func(im *Image) { im.BlockSize *= 2 },
+		"the same":     nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, b, k := serving(t)
+			s.setup.Index = 1 << 19 // nobody's
+			source := s.source.(*imageSource)
+			source.image.File, source.image.Closer = files[0], new(closer)
+			open, closed := source.open, closer(false)
+			source.open = func() (*Image, error) {
+				im, err := open()
+				if im.File = files[0]; swap != nil {
+					swap(im)
+				}
+				im.Closer = &closed
+				return im, err
+			}
+			s.o.Grow = func(_ Growth, is fs.FileInfo) (Growth, error) {
+				if is != files[0] {
+					t.Error("another file is to grow")
+				}
+				write(t, k, writeOf(7, 0, make([]byte, 4096)))
+				return Growth{Usable: 2 * size}, nil
+			}
+			ours, theirs := packets(t)
+			err := s.grow(grower{ours, Growth{}})
+			m, _, told := receive(theirs)
+			if swap == nil {
+				if err != nil || bool(closed) {
+					t.Errorf("%v, closed: %v", err, closed)
+				}
+				reply(t, k, 7)
+				write(t, k, commandOf(nbd.NBD_CMD_DISC, 8))
+				s.keeping.Wait()
+				return
+			}
+			if err == nil || told != nil || m.Error == "" || !bool(closed) || b.writes.Load() != 0 {
+				t.Errorf("%v, told %+v, %v; closed: %v; %d writes executed", err, m, told, closed, b.writes.Load())
+			}
+		})
+	}
+}
+
 // Goal: what cannot grow under its device is refused, and goes on being served.
 func TestGrowRefused(t *testing.T) {
 	s, _, k := serving(t)
-	s.o.Grow = func(Growth) (Growth, error) { panic("grown") }
+	s.o.Grow = func(Growth, fs.FileInfo) (Growth, error) { panic("grown") }
 	s.source.(*imageSource).image.Export.ReadOnly = true
 	remote := &Service{source: &remoteSource{}, o: Options{Log: zerolog.Nop()}}
 	for want, s := range map[string]*Service{"attached read-only": s, "on another server": remote} {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,6 +25,7 @@ type Image struct {
 	Export    nbd.Export    // with the name ""
 	BlockSize uint32        // bytes of what the kernel is to see as a sector
 	Backend   string        // the UUID of the BTT
+	File      fs.FileInfo   // what is open, whatever its path names by now
 	Timeout   time.Duration // far above what a request takes on this medium
 	Latency   bool          // somebody wants to know how long requests take
 	io.Closer               // makes everything durable and lets the image go
@@ -38,7 +41,7 @@ type imageSource struct {
 	mu     sync.Mutex // of those that change links
 }
 
-// newImageSource opens the image.
+// newImageSource opens the image. Whoever opens it again gets the same one, or an error.
 func newImageSource(open func() (*Image, error), log zerolog.Logger) (*imageSource, error) {
 	s := &imageSource{open: open, log: log}
 	s.links.all.Store(new([]*link))
@@ -50,12 +53,31 @@ func (s *imageSource) reopen() error {
 	if err != nil {
 		return err
 	}
+	if s.image != nil {
+		if err := image.replaces(s.image); err != nil {
+			return errors.Join(err, image.Close())
+		}
+	}
 	server, err := nbd.NewServer([]nbd.Export{image.Export}, nbd.Options{Log: s.log, WriteTimeout: -1, Latency: image.Latency})
 	if err != nil {
 		return errors.Join(err, image.Close())
 	}
 	s.image = image
 	s.server.Store(server)
+	return nil
+}
+
+// replaces refuses an image that is not the one that was open: the path may name
+// another one by now, and that is not what the filesystem on the device knows.
+func (im *Image) replaces(was *Image) error {
+	switch {
+	case im.Backend != was.Backend:
+		return fmt.Errorf("the path names another image now, with the UUID %s, and attached was that with %s", im.Backend, was.Backend)
+	case im.File != nil && was.File != nil && !os.SameFile(im.File, was.File):
+		return fmt.Errorf("the path %s names another file now, with a copy of the image: put that back which was attached, and attach it again", was.File.Name())
+	case im.BlockSize != was.BlockSize || im.Export.ReadOnly != was.Export.ReadOnly:
+		return errors.New("the image has other blocks, or another mode, than the one that was attached")
+	}
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,7 +24,8 @@ type Options struct {
 	Path   string                 // of the image, absolute
 	Open   func() (*Image, error) // opens it
 	Remote *Remote
-	Grow   func(Growth) (Growth, error) // makes the image larger, which is not open then
+	// Grow makes the image larger, which is not open then. It refuses what is another file.
+	Grow func(want Growth, is fs.FileInfo) (Growth, error)
 
 	Timeout     time.Duration // see kernel.Setup; 0: what fits the medium
 	DeadTimeout time.Duration
@@ -395,7 +397,9 @@ func (s *Service) end(gone bool) error {
 			c.close()
 		}
 	}
-	if gone && (!s.dev.Connected() || s.ours()) { // else the state is a successor's
+	// Else the state is a successor's. Asked in this order: the kernel says goodbye a
+	// moment before the device is gone, and it may go in between.
+	if gone && (s.ours() || !s.dev.Connected()) {
 		removeState(s.dev)
 	}
 	return errors.Join(s.source.close(), s.control.close())

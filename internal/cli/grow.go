@@ -26,6 +26,9 @@ type growOptions struct {
 	allocate bool
 	json     bool
 	progress choiceFlag
+
+	attached os.FileInfo // nil: what the path names
+	regular  bool        // what is open is a file, and no device
 }
 
 func (o *growOptions) addFlags(f *pflag.FlagSet) {
@@ -87,20 +90,20 @@ func runGrow(ctx context.Context, stdout, stderr io.Writer, o growOptions) error
 		return err
 	}
 	if g.UnusedSize > 0 {
-		fmt.Fprintf(stderr, "bttnbd: %s: the last %s unused: an arena is a multiple of 4096 bytes and at least 16 MiB\n", g.Path, stay(g.UnusedSize))
+		fmt.Fprintf(stderr, "bttnbd: %s: the last %s unused: an arena is a multiple of 4096 bytes and at least 16 MiB\n", visible(g.Path), stay(g.UnusedSize))
 	}
 	if o.json {
 		return writeJSON(stdout, g)
 	}
 	if g.NewArenas == 0 {
-		_, err = fmt.Fprintf(stdout, "%s: is as large already: %s usable, in %s\n", g.Path, units.Human(g.UsableSize), plural(uint64(g.Arenas), "arena"))
+		_, err = fmt.Fprintf(stdout, "%s: is as large already: %s usable, in %s\n", visible(g.Path), units.Human(g.UsableSize), plural(uint64(g.Arenas), "arena"))
 		return err
 	}
 	if g.Device != "" {
 		fmt.Fprintf(stderr, "bttnbd: %s has grown; nobody served it for %d ms; a filesystem on it grows with its own tool\n", g.Device, g.PausedMS)
 	}
 	_, err = fmt.Fprintf(stdout, "%s: %s usable, %s more than before, in %s\n",
-		g.Path, units.Human(g.UsableSize), units.Human(g.UsableSize-g.WasUsable), plural(uint64(g.Arenas), "arena"))
+		visible(g.Path), units.Human(g.UsableSize), units.Human(g.UsableSize-g.WasUsable), plural(uint64(g.Arenas), "arena"))
 	return err
 }
 
@@ -112,13 +115,17 @@ func (o *growOptions) run(ctx context.Context, stderr io.Writer) (grown, error) 
 	return o.offline(ctx, stderr)
 }
 
-// offline grows the image. r, which it holds till the end, keeps others off.
+// offline grows the image. r, which it holds till the end, keeps others off. All else
+// goes by what r has open, and not by the path, which may name another file by now.
 func (o *growOptions) offline(ctx context.Context, stderr io.Writer) (done grown, err error) {
 	r, err := openRegion(o.path, pmem.Options{})
 	if err != nil {
 		return done, o.adviseInUse(err)
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
+	if err := o.identify(r); err != nil {
+		return done, err
+	}
 	size, err := o.target(r)
 	if err != nil {
 		return done, err
@@ -136,20 +143,42 @@ func (o *growOptions) offline(ctx context.Context, stderr io.Writer) (done grown
 	if err := o.mayUse(ctx, stderr, r, &plan); err != nil {
 		return done, err
 	}
-	params := btt.GrowParams{Zeroed: !o.force && !plan.Interrupted}
-	if isRegular(o.path) {
+	if o.regular {
 		if err := o.enlarge(r, &plan, size); err != nil {
 			return done, err
 		}
-		params.Zeroed = true
 	}
-	return o.grow(ctx, stderr, params)
+	return o.grow(ctx, stderr, r, btt.GrowParams{Zeroed: o.zeroed(&plan)})
+}
+
+// identify finds out what r has open, and refuses another file than is to grow.
+func (o *growOptions) identify(r *pmem.Region) error {
+	is, err := r.Stat()
+	if err != nil {
+		return withPath(o.path, err)
+	}
+	o.regular = is.Mode().IsRegular()
+	switch {
+	case o.attached == nil:
+		return nil
+	case !os.SameFile(is, o.attached):
+		return fmt.Errorf("%s: another file than the one that is attached has this name now: nothing was changed", o.path)
+	case !o.regular:
+		return fmt.Errorf("%s: only a file grows while it is attached: bttnbd detach the device, grow this one, and attach it again", o.path)
+	}
+	return nil
+}
+
+// zeroed reports whether the space behind the BTT reads as zeros once it is there: a
+// file was given zeros, and a device was searched, but for what is to be overwritten.
+func (o *growOptions) zeroed(plan *btt.Growth) bool {
+	return o.regular || !o.force && !plan.Interrupted
 }
 
 // grow is [btt.Grow] of a container that has its size. It maps it anew, under the lock
-// of the caller.
-func (o *growOptions) grow(ctx context.Context, stderr io.Writer, p btt.GrowParams) (done grown, err error) {
-	r, err := openRegion(o.path, pmem.Options{NoLock: true})
+// of was.
+func (o *growOptions) grow(ctx context.Context, stderr io.Writer, was *pmem.Region, p btt.GrowParams) (done grown, err error) {
+	r, err := was.Reopen()
 	if err != nil {
 		return done, err
 	}
@@ -192,7 +221,7 @@ func (o *growOptions) target(r *pmem.Region) (uint64, error) {
 	switch {
 	case size == 0 || size == now:
 		return now, nil
-	case !isRegular(o.path):
+	case !o.regular:
 		return 0, usagef("%s: the device has %s, not %s: leave --size out", o.path, units.Human(now), units.Human(size))
 	case size < now:
 		return 0, usagef("%s: the file has %s, and an image does not shrink: give --size more than that, or leave it out", o.path, units.Human(now))
@@ -204,14 +233,14 @@ func (o *growOptions) target(r *pmem.Region) (uint64, error) {
 
 // mayUse refuses space that holds what must not be lost.
 func (o *growOptions) mayUse(ctx context.Context, stderr io.Writer, r *pmem.Region, plan *btt.Growth) error {
-	if o.allocate && !isRegular(o.path) {
+	if o.allocate && !o.regular {
 		return usagef("%s: a device has all its space: leave --allocate out", o.path)
 	}
-	if o.force || plan.Interrupted {
+	if o.force {
 		return context.Cause(ctx)
 	}
 	bar := newProgress(stderr, o.progress.value, o.path+": looking for data", bytesRate)
-	at, found, err := firstByteFrom(ctx, r, plan.Offset, bar)
+	at, found, err := firstByteFrom(ctx, r, plan.Leftover, bar)
 	bar.end()
 	switch {
 	case ctx.Err() != nil:
@@ -227,7 +256,7 @@ func (o *growOptions) mayUse(ctx context.Context, stderr io.Writer, r *pmem.Regi
 // enlarge gives a regular file its size, durably, with zeros behind the BTT, and the
 // space that is written to now. When it fails for want of space, the size is as before.
 func (o *growOptions) enlarge(r *pmem.Region, plan *btt.Growth, size uint64) (err error) {
-	f, err := os.OpenFile(o.path, os.O_RDWR, 0)
+	f, err := r.File()
 	if err != nil {
 		return err
 	}
@@ -245,14 +274,14 @@ func (o *growOptions) enlarge(r *pmem.Region, plan *btt.Growth, size uint64) (er
 	if err := errors.Join(f.Truncate(int64(size)), f.Sync()); err != nil {
 		return adviseCreate(err)
 	}
-	if err := o.reserve(plan, size); err != nil {
+	if err := o.reserve(f, plan, size); err != nil {
 		return errors.Join(err, f.Truncate(int64(was)))
 	}
 	return nil
 }
 
 // reserve gives what [btt.Grow] writes to a file of zeros its space on disk.
-func (o *growOptions) reserve(plan *btt.Growth, size uint64) error {
+func (o *growOptions) reserve(f *os.File, plan *btt.Growth, size uint64) error {
 	extents := []extent{{plan.Offset, size - plan.Offset}}
 	if !o.allocate {
 		extents = extents[:0]
@@ -261,7 +290,7 @@ func (o *growOptions) reserve(plan *btt.Growth, size uint64) error {
 			extents = append(extents, extent{a.Offset, layout.InfoSize}, extent{a.Offset + g.FlogOff, g.Size - g.FlogOff})
 		}
 	}
-	return (&imageSpec{path: o.path, allocate: o.allocate}).reserve(extents)
+	return (&imageSpec{path: o.path, allocate: o.allocate}).reserveIn(f, extents)
 }
 
 // adviseGrow says what to do about an image that cannot grow.
@@ -271,10 +300,12 @@ func (o *growOptions) adviseGrow(err error, plan *btt.Growth) error {
 		return fmt.Errorf("%s: %w: make a larger one, or an image with bttnbd convert, and copy", o.path, err)
 	case errors.Is(err, btt.ErrNoRoom):
 		advise := "make the device larger first"
-		if isRegular(o.path) {
-			advise = fmt.Sprintf("give it --size %s or more", units.Compact(plan.Offset+layout.MinArenaSize))
+		if o.regular {
+			advise = fmt.Sprintf("give it --size %s or more", units.Compact(plan.Offset+plan.Least))
 		}
-		return usagef("%s: no room for another arena, of 16 MiB or more, behind the %s that the BTT takes: %s", o.path, units.Human(plan.Offset), advise)
+		return usagef("%s: no room for another arena, of %s or more, behind the %s that the BTT takes: %s", o.path, units.Compact(plan.Least), units.Human(plan.Offset), advise)
+	case errors.Is(err, btt.ErrTooLarge):
+		return usagef("%s: %v: give it less", o.path, err)
 	}
 	return adviseBTT(o.path, err)
 }
@@ -306,11 +337,8 @@ func (o *growOptions) online(ctx context.Context, d kernel.Device) (done grown, 
 
 // growUnder is the other half: it grows the image, which has been closed for it. To
 // look through a device for data would take too long, while the kernel waits.
-func growUnder(ctx context.Context, path string, want attach.Growth) (attach.Growth, error) {
-	if !isRegular(path) {
-		return want, fmt.Errorf("%s: only a file grows while it is attached: bttnbd detach the device, grow this one, and attach it again", path)
-	}
-	o := growOptions{path: path, size: sizeFlag(want.Size), force: want.Force, allocate: want.Allocate, progress: newProgressFlag()}
+func growUnder(ctx context.Context, path string, want attach.Growth, is os.FileInfo) (attach.Growth, error) {
+	o := growOptions{attached: is, path: path, size: sizeFlag(want.Size), force: want.Force, allocate: want.Allocate, progress: newProgressFlag()}
 	g, err := o.offline(ctx, io.Discard)
 	if err != nil {
 		return want, err

@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bttnbd/bttnbd/btt"
+	"github.com/bttnbd/bttnbd/check"
+	"github.com/bttnbd/bttnbd/internal/signature"
 	"github.com/bttnbd/bttnbd/internal/units"
 	"github.com/bttnbd/bttnbd/layout"
 	"github.com/bttnbd/bttnbd/pmem"
@@ -230,31 +232,58 @@ func (s *imageSpec) layOutFile(ctx context.Context, p imagePlan, zeroed bool) (e
 // is. It changes nothing.
 func (s *imageSpec) mayOverwrite(ctx context.Context, r *pmem.Region) (imagePlan, error) {
 	size := r.Size()
-	if s.size != 0 && s.size != size {
-		switch {
-		case !isRegular(s.path):
-			return imagePlan{}, usagef("%s: the device has %s, not %s: leave --size out", s.path, units.Human(size), units.Human(s.size))
-		case !s.force:
-			return imagePlan{}, usagef("%s: the file has %s, not %s: leave --size out, or resize and overwrite it with --force", s.path, units.Human(size), units.Human(s.size))
-		}
+	resize := s.size != 0 && s.size != size
+	switch {
+	case resize && !isRegular(s.path):
+		return imagePlan{}, usagef("%s: the device has %s, not %s: leave --size out", s.path, units.Human(size), units.Human(s.size))
+	case resize && s.force:
 		size = s.size
+	case resize:
+		return imagePlan{}, s.wrongSize(ctx, r)
 	}
 	p, err := s.plan(size)
-	if err != nil || s.force {
-		return p, err
+	if err == nil && !s.force {
+		err = s.refuseContents(ctx, r)
 	}
+	return p, err
+}
+
+// refuseContents is the error for a region that holds anything.
+func (s *imageSpec) refuseContents(ctx context.Context, r *pmem.Region) error {
 	bar := s.progress("looking for data")
 	c, found, err := contents(ctx, r, bar)
 	bar.end()
 	switch {
 	case ctx.Err() != nil:
-		return p, context.Cause(ctx)
+		return context.Cause(ctx)
 	case err != nil:
-		return p, withPath(s.path, err)
+		return withPath(s.path, err)
 	case found:
-		return p, fmt.Errorf("%s: holds %s: choose another path, or overwrite it with --force", s.path, c.Name)
+		return fmt.Errorf("%s: holds %s: %schoose another path, or overwrite it with --force", s.path, c.Name, s.enlarge(r, c))
 	}
-	return p, nil
+	return nil
+}
+
+// enlarge is what to do instead with an image that is smaller than asked for.
+func (s *imageSpec) enlarge(r *pmem.Region, c signature.Content) string {
+	if s.size <= r.Size() || c.DiskImage {
+		return ""
+	}
+	im, err := check.Inspect(r, check.Options{})
+	if err != nil || len(im.Arenas) == 0 || im.Flavour.Pool {
+		return ""
+	}
+	return fmt.Sprintf("to enlarge it: bttnbd grow --size %s %s; to make another one: ", units.Compact(s.size), shellWord(s.path))
+}
+
+// wrongSize is the error for a file of another size than asked for. What it holds
+// counts for more than that.
+func (s *imageSpec) wrongSize(ctx context.Context, r *pmem.Region) error {
+	if err := s.refuseContents(ctx, r); err != nil {
+		return err
+	}
+	return usagef("%s: the file has %s, not %s: leave --size out, or resize it: truncate -s %d %s",
+		s.path, units.Human(r.Size()), units.Human(s.size), s.size, shellWord(s.path))
 }
 
 // clear gives a regular file the wanted size and, when forced, makes it all
@@ -320,6 +349,11 @@ func (s *imageSpec) reserve(extents []extent) error {
 		return err
 	}
 	defer f.Close()
+	return s.reserveIn(f, extents)
+}
+
+// reserveIn is reserve of a file that is open.
+func (s *imageSpec) reserveIn(f *os.File, extents []extent) error {
 	for _, e := range extents {
 		err := unix.Fallocate(int(f.Fd()), 0, int64(e.off), int64(e.n))
 		switch {

@@ -22,7 +22,7 @@ var _ nbd.Backend = (*btt.Device)(nil)
 type image struct {
 	path       string
 	opened     pmem.Options
-	file       os.FileInfo // what path was when it was opened
+	file       os.FileInfo // what is open
 	dev        *btt.Device
 	fileSize   uint64
 	durability pmem.Durability
@@ -30,14 +30,15 @@ type image struct {
 
 // openImage opens the image for its one owner, and recovers it.
 func openImage(path string, o pmem.Options) (*image, error) {
-	// Looked at first: should another file take its place now, then the next reload
-	// takes it for one, and not this one for that.
-	file, _ := os.Stat(path)
 	r, err := pmem.Open(path, o)
 	if err != nil {
 		return nil, advise(err, path, o.ReadOnly, ", or serve it with --read-only")
 	}
 	defer pmem.ArmFaults()()
+	file, err := r.Stat()
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
 	dev, err := btt.Open(r, btt.Options{})
 	if err != nil {
 		return nil, errors.Join(adviseBTT(path, err), r.Close())
