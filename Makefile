@@ -5,10 +5,18 @@ export GOTOOLCHAIN ?= auto
 
 GO ?= go
 
-.PHONY: build dist pictures run test deps lint fuzz soak bench vm-test mutants mutants-models mutants-doc man clean
+.PHONY: build help dist pictures run test deps lint fuzz soak bench vm-test mutants mutants-models mutants-doc man clean
 
+# Two static binaries in bin/; the default.
+build: export GO := $(GO)
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+	@scripts/build
+
+# This list.
+help:
+	@awk '/^# / { text = text (text == "" ? "" : " ") substr($$0, 3); next } \
+		/^[a-z-]+:/ && text != "" { sub(/:.*/, ""); printf "make %-15s %s\n", $$0, text } \
+		{ text = "" }' $(firstword $(MAKEFILE_LIST))
 
 # What is handed out, in out/: archives and Debian packages for amd64 and arm64.
 dist:

@@ -45,6 +45,8 @@ type conn struct {
 
 	failures uint64 // requests that the backend failed; see report
 
+	refusedPlain bool // an option was refused for want of TLS
+
 	leaving bool // all requests from here on are refused
 
 	mu      sync.Mutex    // guards closing, and the read deadline of wire against it
@@ -110,6 +112,9 @@ func (c *conn) setReadDeadline(t time.Time) {
 // end sends what is still to be sent, and returns err as ServeConn reports it.
 func (c *conn) end(err error) error {
 	flushErr := c.flush()
+	if c.refusedPlain && c.tls == nil { // its user may only see that it fails
+		c.s.complain(nil, c.wire.Conn, "client refused: it does not use TLS")
+	}
 	switch {
 	case c.isClosing(), err == errAborted, err == io.EOF:
 		return nil

@@ -124,7 +124,7 @@ func (c *conn) dispatch(data []byte) error {
 	case c.option == NBD_OPT_EXPORT_NAME:
 		return c.optExportName(data)
 	case c.needsTLS():
-		return c.refuse(NBD_REP_ERR_TLS_REQD, tlsRequired)
+		return c.refusePlain()
 	case c.isClosing():
 		return c.refuse(NBD_REP_ERR_SHUTDOWN, "the server is shutting down")
 	}
@@ -143,7 +143,11 @@ func (c *conn) dispatch(data []byte) error {
 	return c.refuse(NBD_REP_ERR_UNSUP, "option not supported")
 }
 
-const tlsRequired = "this server wants TLS first"
+// refusePlain refuses an option for want of TLS, which the client may still turn on.
+func (c *conn) refusePlain() error {
+	c.refusedPlain = true
+	return c.refuse(NBD_REP_ERR_TLS_REQD, "this server wants TLS first")
+}
 
 // tooLong skips and refuses an option whose data is too long to be looked at, or
 // longer than what there is memory for.
@@ -158,7 +162,7 @@ func (c *conn) tooLong(length int) error {
 		return fmt.Errorf("export name of %d bytes", length)
 	}
 	if c.needsTLS() {
-		return c.refuse(NBD_REP_ERR_TLS_REQD, tlsRequired)
+		return c.refusePlain()
 	}
 	switch c.option {
 	case NBD_OPT_INFO, NBD_OPT_GO:

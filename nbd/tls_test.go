@@ -158,6 +158,40 @@ func (l logLines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+func TestTLSRefusalIsLogged(t *testing.T) {
+	// Goal: the operator is told of clients that are refused because they do not use TLS,
+	// once each, however they end; not of those that ask first, and then use it.
+	server, client := configs(t)
+	for name, c := range map[string]struct {
+		talk func(c *session) error
+		want int
+	}{
+		"it aborts":        {func(c *session) error { _, err := c.Haggle(nbd.NBD_OPT_ABORT, nil); return err }, 1},
+		"it hangs up":      {func(*session) error { return nil }, 1},
+		"it goes over TLS": {func(c *session) error { return c.StartTLS(client) }, 0},
+	} {
+		var log bytes.Buffer
+		s := newServerWith(t, nbd.Options{TLS: server, TLSRequired: true, Log: zerolog.New(zerolog.SyncWriter(&log))}, full(nbdtest.NewMemory(mib), mib))
+		conn := connect(t, s)
+		if _, err := conn.Greet(bothFlags); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if _, err := conn.Go(""); err == nil {
+				t.Fatalf("%s: let in without TLS", name)
+			}
+		}
+		if err := c.talk(conn); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		conn.Client.Close()
+		<-conn.over // the log is written by then
+		if n := strings.Count(log.String(), `"message":"client refused: it does not use TLS"`); n != c.want {
+			t.Errorf("%s: %d lines, want %d:\n%s", name, n, c.want, &log)
+		}
+	}
+}
+
 // Goal: TLS cannot be required without being there.
 func TestTLSRequiredNeedsTLS(t *testing.T) {
 	if _, err := nbd.NewServer(nil, nbd.Options{TLSRequired: true}); err == nil {

@@ -91,7 +91,7 @@ func (p page) blocks() (all []block) {
 // Goal: whoever follows a page, block by block, gets no error. Blocks without a
 // language are no commands; those that are not run are few, and say why.
 func TestDocsCommands(t *testing.T) {
-	need(t, "bash", "nbdinfo", "nbdcopy", "qemu-img", "qemu-io")
+	need(t, "bash", "nbdinfo", "nbdcopy", "qemu-img", "qemu-io", "openssl")
 	const most = 12
 	var left []string
 	for _, p := range pages(t) {
@@ -175,6 +175,32 @@ func follow(t *testing.T, blocks []block) {
 				exports += line
 			}
 		}
+	}
+}
+
+// Goal: `make run` proposes to write to an image that it has just made, and to none
+// that somebody may have put something in; without Go, make says where to get it.
+func TestDocsMakeRun(t *testing.T) {
+	dir := t.TempDir()
+	copySource(t, dir)
+	for _, c := range []struct {
+		when, want, none string
+	}{{"first", "write -P", "-r -c"}, {"second", "-r -c 'read 0 64k'", "write -P"}} {
+		cmd := exec.Command("bash", "-c", "make run 2>&1 | (trap '' INT; tee "+c.when+")")
+		cmd.Dir = dir
+		background(t, block{page: c.when, stays: "Ctrl-C here stops it"}, cmd)()
+		out, err := os.ReadFile(filepath.Join(dir, c.when))
+		if text := string(out); err != nil || !strings.Contains(text, c.want) || strings.Contains(text, c.none) {
+			t.Errorf("make run for the %s time: want %q and no %q (%v):\n%s", c.when, c.want, c.none, err, text)
+		}
+	}
+	for _, target := range []string{"build", "run"} {
+		if o := try(t, "make", "-C", dir, target, "GO=no-such-go"); o.status == 0 || !strings.Contains(o.stderr, "go.dev/dl") {
+			t.Errorf("make %s without Go: exit status %d: %s", target, o.status, o.stderr)
+		}
+	}
+	if out := run(t, "make", "-C", dir, "help"); !strings.Contains(out, "make run ") || !strings.Contains(out, "make build ") {
+		t.Errorf("make help:\n%s", out)
 	}
 }
 

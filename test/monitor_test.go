@@ -31,6 +31,9 @@ func metricsOf(t *testing.T, s *server) string {
 		m = said.FindStringSubmatch(s.stderr.String())
 		return m != nil
 	})
+	if page := `"status_page":"http://` + m[1] + `/"`; !strings.Contains(s.stderr.String(), page) {
+		t.Errorf("no %s in the log:\n%s", page, s.stderr.String())
+	}
 	return "http://" + m[1]
 }
 
@@ -308,7 +311,7 @@ func TestHealthOfFailedArena(t *testing.T) {
 	img := create(t, tmpfs(t), 64*mib, 4096)
 	s := serve(t, img, "--metrics-listen", "tcp:127.0.0.1:0")
 	url := metricsOf(t, s)
-	if status, body := fetch(t, url+"/healthz"); status != http.StatusOK || body != "ok: 1 exports\n" {
+	if status, body := fetch(t, url+"/healthz"); status != http.StatusOK || body != "ok: 1 export\n" {
 		t.Errorf("well: %d %s", status, body)
 	}
 	c, _, err := nbdtest.Dial("unix", s.socket, "")
@@ -333,6 +336,39 @@ func TestHealthOfFailedArena(t *testing.T) {
 		}
 	}
 	if out := try(t, bttnbd, "top", "tcp:"+strings.TrimPrefix(url, "http://")).stdout; !strings.Contains(out, "NOT WELL") {
+		t.Errorf("top: %s", out)
+	}
+	s.kill(t) // it could not close the image
+}
+
+// Goal: of a server whose file was cut short under it nobody says that all is well.
+func TestHealthOfTruncatedFile(t *testing.T) {
+	img := create(t, tmpfs(t), 64*mib, 4096)
+	s := serve(t, img, "--metrics-listen", "tcp:127.0.0.1:0")
+	url := metricsOf(t, s)
+	c, _, err := nbdtest.Dial("unix", s.socket, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if out := run(t, bttnbd, "top", url); !strings.HasPrefix(out, "all is well\n") {
+		t.Errorf("top: %s", out)
+	}
+	if r, err := c.Do(nbdtest.Write(1, 0, make([]byte, 4096))); err != nil || r.Err != 0 {
+		t.Fatal(r.Err, err)
+	}
+	if err := os.Truncate(img.path, 32<<10); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := c.Do(nbdtest.Read(1, 0, 4096)); err != nil || r.Err == 0 {
+		t.Fatalf("a read of what is gone: %v %v", r.Err, err)
+	}
+	for path, want := range map[string]string{"/": "Requests have failed.", "/healthz": "1 request failed with EIO"} {
+		if _, body := fetch(t, url+path); !strings.Contains(body, want) || strings.Contains(body, "All is well") {
+			t.Errorf("%s: no %s in\n%s", path, want, body)
+		}
+	}
+	if out := run(t, bttnbd, "top", strings.TrimPrefix(url, "http://")); !strings.HasPrefix(out, "REQUESTS HAVE FAILED\n") {
 		t.Errorf("top: %s", out)
 	}
 	s.kill(t) // it could not close the image
@@ -375,6 +411,16 @@ func TestMetricsUnderAttack(t *testing.T) {
 		t.Errorf("answers to 400 requests at once: %v", codes)
 	}
 	eventually(t, "an answer after the attack", func() bool { status, _ := fetch(t, url+"/healthz"); return status == http.StatusOK })
+}
+
+// Goal: a terminal that understands no escapes gets none, and one table.
+func TestTopOnDumbTerminal(t *testing.T) {
+	need(t, "script")
+	_, url := watched(t)
+	out := run(t, "env", "TERM=dumb", "script", "-qec", bttnbd+" top "+url, "/dev/null")
+	if strings.Contains(out, "\x1b") || !strings.HasPrefix(out, "all is well") || !strings.Contains(out, "EXPORT") {
+		t.Errorf("%q", out)
+	}
 }
 
 // Goal: top repaints a terminal until Ctrl-C, and leaves it as it was.

@@ -51,6 +51,7 @@ func TestPackage(t *testing.T) {
 	t.Run("Version", func(t *testing.T) { versions(t, source) })
 	t.Run("SBOM", func(t *testing.T) { materials(t, out) })
 	t.Run("Archive", func(t *testing.T) { archives(t, out) })
+	t.Run("Documents", func(t *testing.T) { documents(t, match(t, out, "*_amd64.deb", 1)[0]) })
 	t.Run("Lintian", func(t *testing.T) {
 		for _, deb := range match(t, out, "*.deb", 2) {
 			o := try(t, "lintian", "--allow-root", "--fail-on", "error,warning", deb)
@@ -234,6 +235,42 @@ func archives(t *testing.T, out string) {
 		if len(missing) > 0 {
 			t.Errorf("%s lacks %q", top, missing)
 		}
+	}
+}
+
+// documents looks for the examples of a package, and follows the links in its documents.
+func documents(t *testing.T, deb string) {
+	dir := t.TempDir()
+	run(t, "dpkg-deb", "-x", deb, dir)
+	doc := filepath.Join(dir, "usr/share/doc/bttnbd")
+	for _, name := range []string{"alerts.yml", "alerts_test.yml", "grafana-dashboard.json", "bttnbd.service"} {
+		if _, err := os.Stat(filepath.Join(doc, "examples", name)); err != nil {
+			t.Error(err)
+		}
+	}
+	links := 0
+	err := filepath.WalkDir(doc, func(name string, _ os.DirEntry, err error) error {
+		if err != nil || filepath.Ext(name) != ".md" {
+			return err
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		for _, m := range linkTarget.FindAllSubmatch(fenced.ReplaceAll(text, nil), -1) {
+			target, _, _ := strings.Cut(string(m[1]), "#")
+			if target == "" || strings.Contains(target, "://") {
+				continue
+			}
+			links++
+			if _, err := os.Stat(filepath.Join(filepath.Dir(name), target)); err != nil {
+				t.Errorf("%s: the link %s leads nowhere", strings.TrimPrefix(name, doc), m[1])
+			}
+		}
+		return nil
+	})
+	if err != nil || links < 20 {
+		t.Errorf("%d links: %v", links, err)
 	}
 }
 

@@ -44,6 +44,7 @@ func TestReportInBrowser(t *testing.T) {
 			t.Errorf("%s: the name of the image is not text on the page:\n%s", c.name, dom)
 		}
 		page := screenshot(t, html, filepath.Join(pictures, "report-"+c.name+".png"), "1040,1500")
+		screenshot(t, html, filepath.Join(pictures, "report-"+c.name+"-narrow.png"), "500,2200")
 		picture := screenshot(t, svg, filepath.Join(pictures, "report-"+c.name+"-svg.png"), "992,520")
 		for what, img := range map[string]pixels.Image{"page": page, "picture": picture} {
 			verdict := pixels.Rect(0, 0, img.Bounds().Dx(), 50) // above all that has other colours

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -48,12 +49,12 @@ type attachOptions struct {
 func (o *attachOptions) addFlags(f *pflag.FlagSet) {
 	o.durability = newChoice("auto", "process")
 	o.logLevel = newSettings().LogLevel
-	f.IntVar(&o.connections, "connections", 0, "connections to the kernel, each with a queue of its own (default one for each CPU, up to 4)")
+	f.IntVar(&o.connections, "connections", 0, "`N` connections to the kernel, each with a queue of its own (default one for each CPU, up to 4)")
 	f.BoolVar(&o.readOnly, "read-only", false, "a device that takes no writes; the image is never changed")
 	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, log on stderr, and detach at SIGTERM")
 	f.BoolVar(&o.replace, "replace", false, "take the device over from the process that serves it")
-	f.DurationVar(&o.timeout, "timeout", 0, "give a connection up after a request took this long (default 5s on memory, 30s on a disk)")
-	f.DurationVar(&o.deadTimeout, "dead-timeout", 10*time.Minute, "how long requests wait for a new server before they fail")
+	f.DurationVar(&o.timeout, "timeout", 0, "give a connection up after a request took `DURATION` (default 5s on memory, 30s on a disk)")
+	f.DurationVar(&o.deadTimeout, "dead-timeout", 10*time.Minute, "let requests wait for a new server for `DURATION` before they fail")
 	f.Var(&o.durability, "durability", "auto: what the medium can; process: survive a kill, but no power failure")
 	f.Var(&o.logLevel, "log-level", "what to log")
 	o.monitorSettings.addFlags(f)
@@ -106,6 +107,8 @@ func (o *attachOptions) parse(args []string) error {
 	switch {
 	case len(args) < 2:
 		return usagef("attach takes a device and an image: bttnbd attach auto disk.img")
+	case len(args) == 2 && namesDevice(args[1]) && !namesDevice(args[0]):
+		return usagef("the device comes first: bttnbd attach %s %s", shellWord(args[1]), shellWord(args[0]))
 	case len(args) > 2:
 		return usagef("%d arguments given, %q is one too many: bttnbd attach [flags] DEVICE PATH|URI", len(args), args[2])
 	case o.connections < 0 || o.connections > maxConnections:
@@ -145,6 +148,9 @@ func (o *attachOptions) parse(args []string) error {
 	o.path, err = filepath.Abs(o.source)
 	return err
 }
+
+// namesDevice says whether word was meant as DEVICE.
+func namesDevice(word string) bool { return word == "auto" || strings.HasPrefix(word, "/dev/nbd") }
 
 // runAttach serves the device until it is detached, handed over, or let go.
 func runAttach(ctx context.Context, stdout, stderr io.Writer, o *attachOptions) (err error) {
@@ -200,7 +206,9 @@ func (o *attachOptions) start(ctx context.Context, log zerolog.Logger) (s *attac
 		Index: o.index, Connections: o.connections, Path: o.path, Remote: o.remote,
 		Timeout: o.timeout, DeadTimeout: o.deadTimeout, Log: log,
 		Open: func() (*attach.Image, error) { return o.open(log) },
-		Grow: func(want attach.Growth) (attach.Growth, error) { return growUnder(ctx, o.path, want) },
+		Grow: func(want attach.Growth, is os.FileInfo) (attach.Growth, error) {
+			return growUnder(ctx, o.path, want, is)
+		},
 	}
 	if o.replace {
 		d, err := o.served()
@@ -267,7 +275,7 @@ func (o *attachOptions) open(log zerolog.Logger) (*attach.Image, error) {
 	}
 	return &attach.Image{
 		Export: im.export(exportSpec{}), BlockSize: kernelBlock(im.dev.SectorSize()),
-		Backend: im.dev.UUID().String(), Timeout: timeout, Latency: o.MetricsListen != "", Closer: imageCloser{im},
+		Backend: im.dev.UUID().String(), File: im.file, Timeout: timeout, Latency: o.MetricsListen != "", Closer: imageCloser{im},
 	}, nil
 }
 

@@ -121,7 +121,7 @@ func relay(log io.ReadSeeker, stderr io.Writer) (lastWords error) {
 			if entry.Error != "" {
 				entry.Message += ": " + strings.ReplaceAll(entry.Error, "\n", "; ")
 			}
-			fmt.Fprintf(stderr, "bttnbd: warning: %s\n", entry.Message)
+			fmt.Fprintf(stderr, "bttnbd: warning: %s\n", visible(entry.Message))
 		}
 	}
 	return lastWords

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -65,7 +66,7 @@ fails to read until it is written. It can be interrupted and run again.
 			if o.restore != "" && o.pictures.wanted() {
 				return usagef("--restore checks nothing that could be drawn: leave --html and --svg out")
 			}
-			if err := o.pictures.mayWrite(); err != nil {
+			if err := o.pictures.mayWrite(o.backup); err != nil {
 				return err
 			}
 			switch {
@@ -100,32 +101,105 @@ func runCheck(ctx context.Context, stdout, stderr io.Writer, o checkOptions) (er
 	if o.json {
 		err = writeJSON(stdout, report)
 	} else {
-		err = writeReport(stdout, report)
+		err = writeReport(stdout, report, o)
 	}
 	return cmp.Or(err, o.pictures.write(ctx, r, report), outcome(report))
 }
 
-// writeReport prints a line for each finding and one that sums them up.
-func writeReport(w io.Writer, r *check.Report) error {
+// writeReport prints the findings, one line that sums them up, and what to do next.
+func writeReport(w io.Writer, r *check.Report, o checkOptions) error {
 	var b strings.Builder
-	style := styleOf(w)
-	for i := range r.Findings {
-		writeFinding(&b, &r.Findings[i], style)
-	}
-	fmt.Fprintf(&b, "%s: %s\n", r.Path, summary(r))
+	writeFindings(&b, r.Findings, styleOf(w))
+	fmt.Fprintf(&b, "%s: %s\n", visible(r.Path), summary(r))
+	b.WriteString(o.nextStep(r))
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-func writeFinding(b *strings.Builder, f *check.Finding, style draw.Style) {
-	severity := f.Severity.String()
-	switch f.Severity {
-	case check.Error:
-		severity = style.Bad(severity)
-	case check.Warning:
-		severity = style.Doubtful(severity)
+// nextStep is a line with the command to give after a check, "" if there is none.
+func (o *checkOptions) nextStep(r *check.Report) string {
+	repairable, perhaps := false, false
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		repaired := f.Severity > check.Info && f.Repair != ""
+		repairable = repairable || repaired && f.Kind != check.ArenaLost
+		perhaps = perhaps || repaired
 	}
-	fmt.Fprintf(b, "%s: %v: ", severity, f.Kind)
+	switch {
+	case repairable:
+		return o.repairWith()
+	case perhaps:
+		return fmt.Sprintf("see what can be repaired with: bttcheck --dry-run %s\n", o.words())
+	case r.Damaged():
+		return fmt.Sprintf("nothing of this can be repaired: bttcheck --dry-run %s says why\n", o.words())
+	}
+	return ""
+}
+
+// repairWith is a line with the command that repairs.
+func (o *checkOptions) repairWith() string {
+	return fmt.Sprintf("repair it with: bttcheck --repair --backup undo %s\n", o.words())
+}
+
+// words are the image, and what was said about it, as another command is to be told.
+func (o *checkOptions) words() string {
+	words := shellWord(o.path)
+	if o.parentGiven {
+		words = "--parent-uuid " + uuid.UUID(o.parent).String() + " " + words
+	}
+	if o.adopt {
+		words = "--adopt " + words
+	}
+	return words
+}
+
+// maxInfos is how many findings of one kind are listed that are worth knowing and
+// nothing else: an image in good order may have thousands.
+const maxInfos = 3
+
+// writeFindings prints a line for each finding, and where there are too many of a kind
+// one with their number.
+func writeFindings(b *strings.Builder, findings []check.Finding, style draw.Style) {
+	type kind struct {
+		check.Severity
+		check.Kind
+	}
+	type count struct{ all, listed uint64 }
+	counts, order := map[kind]*count{}, []kind(nil)
+	for i := range findings {
+		f := &findings[i]
+		k := kind{f.Severity, f.Kind}
+		n := counts[k]
+		if n == nil {
+			n = new(count)
+			counts[k], order = n, append(order, k)
+		}
+		n.all += max(1, f.More)
+		if f.More > 0 || f.Severity == check.Info && n.listed == maxInfos {
+			continue
+		}
+		n.listed++
+		writeFinding(b, f, style)
+	}
+	for _, k := range order {
+		if n := counts[k]; n.all > n.listed {
+			fmt.Fprintf(b, "%s: %v: %d in all, %d listed above\n", severityText(k.Severity, style), k.Kind, n.all, n.listed)
+		}
+	}
+}
+
+func severityText(s check.Severity, style draw.Style) string {
+	switch s {
+	case check.Error:
+		return style.Bad(s.String())
+	case check.Warning:
+		return style.Doubtful(s.String())
+	}
+	return s.String()
+}
+
+func writeFinding(b *strings.Builder, f *check.Finding, style draw.Style) {
+	fmt.Fprintf(b, "%s: %v: ", severityText(f.Severity, style), f.Kind)
 	if f.Arena != check.WholeImage {
 		fmt.Fprintf(b, "arena %d, ", f.Arena)
 	}

@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/bttnbd/bttnbd/internal/units"
 )
 
 // NewRoot is the command bttnbd.
@@ -45,7 +47,8 @@ func settle(root *cobra.Command) {
 	root.SilenceUsage = true
 	root.CompletionOptions.DisableDefaultCmd = true // ours is newCompletion
 	root.SetFlagErrorFunc(flagError)
-	root.SetUsageTemplate(root.UsageTemplate() + exitStatusTemplate)
+	wrapped := strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages", fmt.Sprintf(".FlagUsagesWrapped %d", helpWidth))
+	root.SetUsageTemplate(wrapped + exitStatusTemplate)
 	root.SetHelpCommand(newHelp())
 	root.Version = thisBuild().String()
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
@@ -53,6 +56,9 @@ func settle(root *cobra.Command) {
 	root.Flags().Lookup("version").Usage = "print the version and what it was built from"
 	addCompletions(root)
 }
+
+// helpWidth is how many columns the flags take in a help.
+const helpWidth = 100
 
 // exitStatusTemplate prints what a command says under [exitStatus].
 const exitStatusTemplate = `{{with index .Annotations "` + exitStatus + `"}}
@@ -116,7 +122,7 @@ func Main(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
 	if line := errorLine(err); line != "" {
-		fmt.Fprintf(stderr, "%s: %s\n", root.Name(), line)
+		fmt.Fprintf(stderr, "%s: %s\n", root.Name(), visible(line)) // it may have the path of anybody
 	}
 	return exitCode(err, cmd.Annotations[exitStatus] == fsckStatus)
 }
@@ -193,7 +199,8 @@ func noSuchCommand(root *cobra.Command, args []string) error {
 	}
 	if _, err := os.Stat(args[0]); err == nil {
 		word := shellWord(args[0])
-		return usagef("%q is a file, not a command: did you mean %s info %s, or %s serve %s?", args[0], root.Name(), word, root.Name(), word)
+		return usagef("%q is a file, not a command: did you mean %s info %s, or %s serve --listen unix:%s.sock %s?",
+			args[0], root.Name(), word, root.Name(), socketName(args[0]), word)
 	}
 	return usagef("unknown command %q: see %s --help", args[0], root.Name())
 }
@@ -205,6 +212,9 @@ func onePath(cmd *cobra.Command, args []string) error {
 		return usagef("no image given: %s", cmd.UseLine())
 	case 1:
 		return nil
+	}
+	if _, err := units.ParseSize(args[1]); err == nil && len(args) == 2 && cmd.Flags().Lookup("size") != nil {
+		return usagef("%q is one too many: did you mean %s --size %s %s?", args[1], cmd.CommandPath(), args[1], shellWord(args[0]))
 	}
 	return usagef("%d arguments given, %q is one too many: %s", len(args), args[1], cmd.UseLine())
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -35,8 +36,37 @@ func checkValues(text []byte) error {
 			table = reflect.Value{}
 		}
 	}
-	return nil
+	return syntaxError(&p, text)
 }
+
+// syntaxError names line and key of what the parser stopped at, and says what to do
+// about the mistakes that are made most; nil if the parser came to the end.
+func syntaxError(p *unstable.Parser, text []byte) error {
+	var bad *unstable.ParserError
+	if !errors.As(p.Error(), &bad) {
+		return nil // whatever it is, decoding says it
+	}
+	at := min(cap(text)-cap(bad.Highlight), len(text)) // as Parser.Range has it, which panics at the end
+	lines := strings.Split(string(text[:at]), "\n")
+	inList := bad.Message == "array is incomplete" || strings.HasSuffix(bad.Message, "after array value")
+	line, key := len(lines), ""
+	for i := len(lines); i > 0 && key == "" && (inList || i == len(lines)); i-- {
+		if found := keyAtStart.FindStringSubmatch(lines[i-1]); found != nil {
+			line, key = i, found[1]+": "
+		}
+	}
+	advice := bad.Message
+	switch {
+	case strings.HasPrefix(advice, "integers cannot have leading zeroes"):
+		advice += ": write it in quotes"
+	case inList:
+		advice = "the list does not end: write ] behind its last value"
+	}
+	return fmt.Errorf("line %d: %s%s", line, key, advice)
+}
+
+// keyAtStart is a line that begins with a key and its "=".
+var keyAtStart = regexp.MustCompile(`^\s*([A-Za-z0-9_."-]+)\s*=`)
 
 func newExport() reflect.Value {
 	return reflect.ValueOf(&exportSettings{
@@ -120,7 +150,7 @@ func expected(setting any) (kinds []unstable.Kind, write string) {
 		return expected(&v.choiceFlag)
 	case *choiceFlag:
 		kinds = []unstable.Kind{unstable.String}
-		if v.allowed[0][0] <= '9' { // --sector-size
+		if v.ofSizes() {
 			kinds = append(kinds, unstable.Integer)
 			return kinds, strings.Join(v.allowed, " or ")
 		}

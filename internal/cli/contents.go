@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +15,7 @@ import (
 	"github.com/bttnbd/bttnbd/btt"
 	"github.com/bttnbd/bttnbd/check"
 	"github.com/bttnbd/bttnbd/internal/signature"
+	"github.com/bttnbd/bttnbd/internal/units"
 	"github.com/bttnbd/bttnbd/layout"
 	"github.com/bttnbd/bttnbd/pmem"
 )
@@ -41,12 +45,16 @@ func firstByte(ctx context.Context, r *pmem.Region, bar *progress) (at uint64, f
 // firstByteFrom is firstByte at offset from or behind.
 func firstByteFrom(ctx context.Context, r *pmem.Region, from uint64, bar *progress) (at uint64, found bool, err error) {
 	next := func(off uint64) (extent, error) { return extent{off, r.Size() - off}, nil }
-	if isRegular(r.Path()) {
-		f, err := os.Open(r.Path())
-		if err != nil {
-			return 0, false, err
-		}
-		defer f.Close()
+	f, err := r.File() // the path may name another by now
+	if err != nil {
+		return 0, false, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return 0, false, err
+	}
+	if st.Mode().IsRegular() {
 		next = func(off uint64) (extent, error) { return nextData(f, off, r.Size()) }
 	}
 	for off := from; off < r.Size(); {
@@ -146,11 +154,41 @@ func notBTT(r *pmem.Region) error {
 	case c.DiskImage:
 		return notRaw(path, c)
 	}
+	if isDisk(c) {
+		return fmt.Errorf("%s: no BTT here: it holds %s: check the path, or copy it into a new image: %s", path, c.Name,
+			copyInto(path, units.Compact(roomFor(r.Size())), "nbdcopy %s \"$uri\""))
+	}
 	return fmt.Errorf("%s: no BTT here: it holds %s: check the path", path, c.Name)
 }
 
+// isDisk says whether c is what a disk holds that somebody uses, as it is.
+func isDisk(c signature.Content) bool {
+	return slices.ContainsFunc([]string{" filesystem", " partition table", " volume"}, func(kind string) bool { return strings.HasSuffix(c.Name, kind) })
+}
+
 func notRaw(path string, c signature.Content) error {
-	return fmt.Errorf("%s: no BTT here: it holds %s: convert it to raw first, with qemu-img convert -O raw", path, c.Name)
+	return fmt.Errorf("%s: no BTT here: it holds %s: copy what is in it into a new image, SIZE being that of the disk in it, 1 %% and 2 MiB: %s",
+		path, c.Name, copyInto(path, "SIZE", "qemu-img convert -n -O raw %s \"$uri\""))
+}
+
+// copyInto is a command that makes an image of the size, in the current directory, and
+// copies what is at path into it, by the command given.
+func copyInto(path, size, command string) string {
+	name := filepath.Base(path)
+	to := strings.TrimSuffix(name, filepath.Ext(name)) + ".btt"
+	if to == name {
+		to = name + ".btt"
+	}
+	to = shellWord(to)
+	return fmt.Sprintf("bttnbd create --size %s %s && bttnbd serve --run %s %s", size, to, shellQuote(fmt.Sprintf(command, shellWord(path))), to)
+}
+
+// roomFor is a size of an image that has room for n bytes, in whole MiB: a map takes
+// 4 bytes for each 4096, and the free blocks and the flog of an arena some more.
+func roomFor(n uint64) uint64 {
+	const mib = 1 << 20
+	arenas := n/layout.MaxArenaSize + 1
+	return (max(n+n/512+arenas*(mib+mib/16), layout.MinArenaSize+mib) + mib - 1) &^ (mib - 1)
 }
 
 // adviseBTT says what to do about an image that does not open.

@@ -35,7 +35,7 @@ const sameFormat = "same"
 
 func (o *convertOptions) addFlags(f *pflag.FlagSet) {
 	o.format = newChoice(sameFormat, layout.Kernel.Name, layout.UEFI.Name, layout.PMEMBLK.Name)
-	f.StringVarP(&o.output, "output", "o", "", "copy every block into a new image here; PATH stays as it is")
+	f.StringVarP(&o.output, "output", "o", "", "copy every block into the new image `FILE`; PATH stays as it is")
 	f.Var(&o.format, "format", "format of the new image")
 	f.Var(&o.uuid, "uuid", "uuid of the new image's BTT (default random)")
 	f.Var(&o.parentUUID, "parent-uuid", "uuid of the namespace that the image is for; zeros: any namespace")
@@ -117,17 +117,17 @@ func runConvert(ctx context.Context, stdout, stderr io.Writer, o convertOptions)
 		return err
 	}
 	for _, line := range c.notes {
-		fmt.Fprintf(stderr, "bttnbd: %s: %s\n", c.Path, line)
+		fmt.Fprintf(stderr, "bttnbd: %s: %s\n", visible(c.Path), line)
 	}
 	if o.json {
 		return writeJSON(stdout, c)
 	}
 	if o.output != "" {
-		_, err = fmt.Fprintf(stdout, "%s: %s usable, sector size %d, format %s, uuid %v\n", c.Path, units.Human(c.UsableSize), c.SectorSize, c.Format, c.UUID)
+		_, err = fmt.Fprintf(stdout, "%s: %s usable, sector size %d, format %s, uuid %v\n", visible(c.Path), units.Human(c.UsableSize), c.SectorSize, c.Format, c.UUID)
 		return err
 	}
 	if o.flog {
-		if _, err := fmt.Fprintf(stdout, "%s: flog rewritten, %s changed\n", c.Path, plural(uint64(c.LanesChanged), "lane")); err != nil {
+		if _, err := fmt.Fprintf(stdout, "%s: flog rewritten, %s changed\n", visible(c.Path), plural(uint64(c.LanesChanged), "lane")); err != nil {
 			return err
 		}
 	}
@@ -136,7 +136,7 @@ func runConvert(ctx context.Context, stdout, stderr io.Writer, o convertOptions)
 		if c.ParentChanged {
 			what = "is now"
 		}
-		_, err = fmt.Fprintf(stdout, "%s: parent uuid %s %v\n", c.Path, what, c.ParentUUID)
+		_, err = fmt.Fprintf(stdout, "%s: parent uuid %s %v\n", visible(c.Path), what, c.ParentUUID)
 	}
 	return err
 }

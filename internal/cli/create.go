@@ -98,10 +98,10 @@ func runCreate(ctx context.Context, stdout, stderr io.Writer, o createOptions) e
 		return err
 	}
 	if p.unused > 0 {
-		fmt.Fprintf(stderr, "bttnbd: %s: the last %s unused: an arena is a multiple of 4096 bytes and at least 16 MiB\n", o.path, stay(p.unused))
+		fmt.Fprintf(stderr, "bttnbd: %s: the last %s unused: an arena is a multiple of 4096 bytes and at least 16 MiB\n", visible(o.path), stay(p.unused))
 	}
 	if note := sectorNote(spec.flavour, spec.sectorSize); note != "" {
-		fmt.Fprintf(stderr, "bttnbd: %s: %s\n", o.path, note)
+		fmt.Fprintf(stderr, "bttnbd: %s: %s\n", visible(o.path), note)
 	}
 	if o.json {
 		return writeJSON(stdout, created{
@@ -110,7 +110,7 @@ func runCreate(ctx context.Context, stdout, stderr io.Writer, o createOptions) e
 		})
 	}
 	_, err = fmt.Fprintf(stdout, "%s: %s usable, sector size %d, format %s, uuid %v\nserve it with: bttnbd serve --listen unix:%s.sock %s\n",
-		o.path, units.Human(p.usable), spec.sectorSize, spec.flavour.Name, spec.uuid, socketName(o.path), shellWord(o.path))
+		visible(o.path), units.Human(p.usable), spec.sectorSize, spec.flavour.Name, spec.uuid, socketName(o.path), shellWord(o.path))
 	return err
 }
 
@@ -137,7 +137,27 @@ func shellWord(path string) string {
 	if path != "" && strings.IndexFunc(path, func(r rune) bool { return !plain(r) }) < 0 {
 		return path
 	}
-	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+	return shellQuote(path)
+}
+
+// shellQuote is text as one word of a command line, whatever it is: with $'…' and octal
+// numbers (POSIX 2024) if a terminal could not show it.
+func shellQuote(text string) string {
+	if visible(text) == text {
+		return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+	}
+	var b strings.Builder
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c == '\'' || c == '\\':
+			b.WriteString(`\` + string(c))
+		case c < ' ' || c > '~':
+			fmt.Fprintf(&b, `\%03o`, c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return "$'" + b.String() + "'"
 }
 
 // sectorNote is what whoever makes an image with such sectors is to know.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/bttnbd/bttnbd/check"
 	"github.com/bttnbd/bttnbd/internal/units"
+	"github.com/bttnbd/bttnbd/layout"
 	"github.com/bttnbd/bttnbd/pmem"
 )
 
@@ -64,3 +65,23 @@ func TestCreateRace(t *testing.T) {
 }
 
 func mib(n int) uint64 { return uint64(n) << 20 }
+
+// Goal: an image of the size that is advised has room for what is to be copied into it,
+// and not much more.
+func TestRoomFor(t *testing.T) {
+	spec := imageSpec{sectorSize: 4096, flavour: layout.Kernel}
+	room := func(n uint64) {
+		t.Helper()
+		size := roomFor(n)
+		p, err := spec.plan(size)
+		if err != nil || p.usable < n || size > max(n+n/500+3<<20, layout.MinArenaSize+1<<20) {
+			t.Errorf("%d bytes: an image of %d has %d for data: %v", n, size, p.usable, err)
+		}
+	}
+	for n := uint64(1); n < 64<<20; n += 37 << 10 {
+		room(n)
+	}
+	for _, n := range []uint64{1 << 30, 511 << 30, layout.MaxArenaSize - 1, layout.MaxArenaSize, layout.MaxArenaSize + 1, 600 << 30, 5 << 40} {
+		room(n)
+	}
+}

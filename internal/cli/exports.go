@@ -64,6 +64,9 @@ func (s *settings) exportSpecs(ctx context.Context, log zerolog.Logger, args []s
 		if err != nil {
 			return nil, err
 		}
+		if len(found) == 0 {
+			log.Warn().Str("path", dir).Msgf("no image in %s: add one, then send SIGHUP", dir)
+		}
 		specs = append(specs, found...)
 	}
 	if len(specs) == 0 && len(s.ExportsDir) == 0 {
@@ -120,7 +123,7 @@ func durabilityMode(word string) pmem.Mode {
 func (s *settings) lookInto(dir string) ([]exportSpec, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("--exports-dir: %w", err)
+		return nil, fmt.Errorf("--exports-dir: %w: make the directory, or check the path", err)
 	}
 	var specs []exportSpec
 	for _, entry := range entries {

@@ -129,7 +129,15 @@ type choiceFlag struct {
 
 func newChoice(allowed ...string) choiceFlag { return choiceFlag{value: allowed[0], allowed: allowed} }
 
-func (c *choiceFlag) Type() string   { return strings.Join(c.allowed, "|") }
+// Type is what the help shows: the words, unless they are sizes, of which there are many.
+func (c *choiceFlag) Type() string {
+	if c.ofSizes() {
+		return "SIZE"
+	}
+	return strings.Join(c.allowed, "|")
+}
+
+func (c *choiceFlag) ofSizes() bool  { return c.allowed[0][0] <= '9' }
 func (c *choiceFlag) String() string { return c.value }
 
 func (c *choiceFlag) Set(text string) error {
@@ -219,8 +227,14 @@ func unknownFlag(cmd *cobra.Command, e *pflag.NotExistError) error {
 	if similar := similarFlags(cmd, name); len(similar) > 0 {
 		return usagef("unknown flag %s: did you mean %s?", given, strings.Join(similar, " or "))
 	}
+	if long := fsckFlags[name]; cmd.Flags().Lookup(long) != nil {
+		return usagef("unknown flag %s: did you mean --%s?", given, long)
+	}
 	return usagef("unknown flag %s: see %s --help", given, cmd.CommandPath())
 }
+
+// fsckFlags are what the flags of fsck(8) and its kind are called here.
+var fsckFlags = map[string]string{"n": "dry-run", "y": "repair", "p": "repair", "a": "repair"}
 
 // similarFlags are the flags of cmd that name was probably meant to be. What is similar
 // is cobra's to say, as it does of commands: so the flags become commands for the moment.

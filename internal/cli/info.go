@@ -148,7 +148,7 @@ func (o *infoOptions) orders() draw.Order {
 // write prints the facts for people: the image, tables of arenas, charts, findings.
 func (f *facts) write(w io.Writer, style draw.Style, order draw.Order) error {
 	t := newTable()
-	t.line("path", "%s", f.Path)
+	t.line("path", "%s", visible(f.Path))
 	t.line("size", "%s", units.Human(f.Size))
 	t.line("in use", "%s", f.use())
 	if len(f.Arenas) > 0 {
@@ -168,9 +168,7 @@ func (f *facts) write(w io.Writer, style draw.Style, order draw.Order) error {
 	f.writeCounts(t)
 	t.gap()
 	for i := range f.Arenas {
-		if names := f.Arenas[i].CopiesDiffer; len(names) > 0 {
-			t.text("arena %d: its info blocks differ in %s\n", i, strings.Join(names, ", "))
-		}
+		t.text("%s", f.Arenas[i].copies(i, f.Path))
 	}
 	if f.Lost != nil {
 		f.Lost.write(t)
@@ -183,6 +181,27 @@ func (f *facts) write(w io.Writer, style draw.Style, order draw.Order) error {
 	}
 	_, err := io.WriteString(w, t.b.String())
 	return err
+}
+
+// copies is a line about the two copies of the info block of arena i, "" if they agree.
+func (a *arenaFacts) copies(i int, path string) string {
+	for _, c := range []struct {
+		name string
+		copyFacts
+	}{{"primary", a.Primary}, {"backup", a.Backup}} {
+		if c.Error == "" {
+			continue
+		}
+		differs := ""
+		if !slices.Contains(a.CopiesDiffer, "signature") { // else it is something else
+			differs = ", and differs in " + strings.Join(a.CopiesDiffer, ", ")
+		}
+		return fmt.Sprintf("arena %d: its %s info block is bad (%s)%s: run bttcheck %s\n", i, c.name, c.Error, differs, shellWord(path))
+	}
+	if len(a.CopiesDiffer) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("arena %d: its info blocks differ in %s\n", i, strings.Join(a.CopiesDiffer, ", "))
 }
 
 func (f *facts) use() string {

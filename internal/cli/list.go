@@ -57,7 +57,7 @@ func runList(stdout io.Writer, asJSON bool) error {
 		if d.Since != nil {
 			since = d.Since.Local().Format(time.DateTime)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", d.Device, units.Compact(d.Size), d.State, d.PID, since, source, orDash(strings.Join(d.Users, "; ")))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", d.Device, units.Compact(d.Size), d.State, d.PID, since, visible(source), visible(orDash(strings.Join(d.Users, "; "))))
 	}
 	return w.Flush()
 }

@@ -51,7 +51,29 @@ func parseListenAddr(s string) (listenAddr, error) {
 	case "systemd":
 		return listenAddr{network, rest, given}, nil
 	}
+	if kind := probably(s); kind != "" {
+		return listenAddr{}, usagef("%s: unknown kind of address: did you mean %s? Otherwise %s", given, kind, howToListen)
+	}
 	return listenAddr{}, usagef("%s: unknown kind of address: %s", given, howToListen)
+}
+
+// probably is the address that s was meant to be, which lacks its kind; "" if there is
+// no telling.
+func probably(s string) string {
+	host, port, found := strings.Cut(s, ":")
+	if !found {
+		host, port = "", s
+	}
+	_, err := strconv.ParseUint(port, 10, 16)
+	switch {
+	case err == nil && host == "":
+		return "tcp:" + port
+	case err == nil && !strings.Contains(host, "/"):
+		return "tcp:" + s
+	case !found && (strings.Contains(s, "/") || strings.HasSuffix(s, ".sock")):
+		return "unix:" + s
+	}
+	return ""
 }
 
 // parseHTTPAddr is parseListenAddr for those of HTTP, unix and TCP alone.
@@ -62,7 +84,11 @@ func parseHTTPAddr(given, s string) (listenAddr, error) {
 	case "tcp":
 		return parseTCPAddr(given, rest)
 	}
-	return listenAddr{}, usagef("%s: unknown kind of address: write tcp:port, tcp:host:port or unix:/path", given)
+	const how = "write tcp:port, tcp:host:port or unix:/path"
+	if kind := probably(s); kind != "" {
+		return listenAddr{}, usagef("%s: unknown kind of address: did you mean %s? Otherwise %s", given, kind, how)
+	}
+	return listenAddr{}, usagef("%s: unknown kind of address: %s", given, how)
 }
 
 func parseUnixAddr(given, path string) (listenAddr, error) {

@@ -99,6 +99,7 @@ func (m *metrics) serve(s *monitorSettings, log zerolog.Logger, o monitor.Option
 		return func() {}
 	}
 	b := thisBuild()
+	o.Host = m.listener.at.host
 	o.Version, o.Revision, o.PID, o.Log, o.Profiles = b.Version, b.Revision, os.Getpid(), log, s.PProf
 	if o.Images == nil {
 		o.Images = func() []monitor.Image { return *m.images.Load() }
@@ -120,10 +121,25 @@ func (m *metrics) serve(s *monitorSettings, log zerolog.Logger, o monitor.Option
 
 // tell logs where, and warns of a listener that others than this machine reach.
 func (m *metrics) tell(s *monitorSettings, log zerolog.Logger) {
-	log.Info().Stringer("listener", m.listener.Addr()).Bool("pprof", s.PProf).Msg("metrics")
+	e := log.Info().Stringer("listener", m.listener.Addr())
+	if page := m.page(); page != "" {
+		e.Str("status_page", page)
+	}
+	e.Bool("pprof", s.PProf).Msg("metrics")
 	if a, ok := m.listener.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
 		log.Warn().Stringer("listener", a).Msg("metrics are for everybody who reaches this address, in clear: names, paths and peers are among them")
 	}
+}
+
+// page is the URL of the status page, as a browser on this machine takes it; "" on a
+// unix socket, for which there is none.
+func (m *metrics) page() string {
+	a, ok := m.listener.Addr().(*net.TCPAddr)
+	if !ok {
+		return ""
+	}
+	at := endpoint{addr: a, host: m.listener.at.host}
+	return "http://" + net.JoinHostPort(at.hostOf(a), at.port()) + "/"
 }
 
 // stopping has /healthz say that the server ends.

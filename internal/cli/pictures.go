@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/bttnbd/bttnbd/check"
 	"github.com/bttnbd/bttnbd/internal/report"
@@ -49,10 +50,19 @@ type pictureFile struct {
 	draw       func(*report.Page, io.Writer) error
 }
 
-// mayWrite refuses, before the check has taken its time, what write would refuse.
-func (p *pictures) mayWrite() error {
-	if p.wanted() && filepath.Clean(p.html) == filepath.Clean(p.svg) {
-		return usagef("--html and --svg name the same file: choose two")
+// mayWrite refuses, before the check has taken its time and a repair has changed
+// anything, what write would refuse. The repair makes the file backup, if not "".
+func (p *pictures) mayWrite(backup string) error {
+	made := map[string]string{}
+	if backup != "" {
+		made[resolved(backup)] = "--backup"
+	}
+	for _, f := range p.files() {
+		at := resolved(f.path)
+		if first := made[at]; first != "" {
+			return usagef("%s and %s name the same file: choose two", first, f.flag)
+		}
+		made[at] = f.flag
 	}
 	for _, f := range p.files() {
 		st, err := os.Stat(f.path)
@@ -68,8 +78,27 @@ func (p *pictures) mayWrite() error {
 		if _, err := os.Stat(filepath.Dir(f.path)); err != nil {
 			return fmt.Errorf("%s: %w: make its directory first", f.flag, err)
 		}
+		into := f.path
+		if err != nil { // there is no file yet
+			into = filepath.Dir(f.path)
+		}
+		if err := unix.Faccessat(unix.AT_FDCWD, into, unix.W_OK, unix.AT_EACCESS); err != nil {
+			return fmt.Errorf("%s %s: %w: choose a directory that you may write to", f.flag, f.path, err)
+		}
 	}
 	return nil
+}
+
+// resolved is the one spelling of the path of a file that there may not be yet.
+func resolved(path string) string {
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
+	if err != nil { // it cannot be made there, which is said elsewhere
+		return filepath.Clean(path)
+	}
+	return filepath.Join(dir, filepath.Base(path))
 }
 
 func (f *pictureFile) exists() error {
@@ -99,7 +128,7 @@ func (p *pictures) write(ctx context.Context, r *pmem.Region, rep *check.Report)
 			return fmt.Errorf("%s: %w", f.flag, err)
 		}
 		if err := f.save(b.Bytes()); err != nil {
-			return fmt.Errorf("%s: %w", f.flag, err)
+			return err
 		}
 	}
 	return nil
@@ -118,11 +147,11 @@ func (f *pictureFile) save(b []byte) (err error) {
 		undo = func() error { return os.Truncate(f.path, 0) }
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", f.flag, err)
 	}
 	_, err = file.Write(b)
 	if err = errors.Join(err, file.Close()); err != nil {
-		err = errors.Join(err, undo())
+		return fmt.Errorf("%s: %w", f.flag, errors.Join(err, undo()))
 	}
-	return err
+	return nil
 }

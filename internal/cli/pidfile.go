@@ -61,7 +61,7 @@ func refuseLivePIDFile(path string) error {
 func writePIDFile(path string, as *sandbox.Account) (f *os.File, err error) {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
-		return nil, fmt.Errorf("--pid-file: %w", err)
+		return nil, advisePIDFile(err)
 	}
 	defer dir.Close()
 	if err := lockDirectory(dir); err != nil {
@@ -72,12 +72,12 @@ func writePIDFile(path string, as *sandbox.Account) (f *os.File, err error) {
 	}
 	own, err := ownDirectory(dir)
 	if err != nil {
-		return nil, fmt.Errorf("--pid-file: %w", err)
+		return nil, advisePIDFile(err)
 	}
 	defer own.remove()
 	temporary := fmt.Sprintf("/proc/self/fd/%d/pid", own.Fd())
 	if f, err = os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644); err != nil {
-		return nil, fmt.Errorf("--pid-file: %w", err)
+		return nil, advisePIDFile(err)
 	}
 	_ = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // nobody else knows it; where there are no locks, without
 	_, err = fmt.Fprintln(f, os.Getpid())
@@ -85,9 +85,21 @@ func writePIDFile(path string, as *sandbox.Account) (f *os.File, err error) {
 		err = os.Rename(temporary, path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--pid-file: %w", errors.Join(err, f.Close(), os.Remove(temporary)))
+		return nil, advisePIDFile(errors.Join(err, f.Close(), os.Remove(temporary)))
 	}
 	return f, nil
+}
+
+// advisePIDFile adds to an error of writing the file what to do about it.
+func advisePIDFile(err error) error {
+	advice := "choose another path"
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		advice = "make its directory, or choose another path"
+	case errors.Is(err, fs.ErrPermission):
+		advice = "choose a directory that the server may write to"
+	}
+	return fmt.Errorf("--pid-file: %w: %s", err, advice)
 }
 
 // removePIDFile removes the pid file f from path, if it is still there.

@@ -99,7 +99,7 @@ func (p *progress) update(done, total uint64) {
 // line is the text at a moment, without what needs two moments.
 func (p *progress) line(done, total uint64) string {
 	var b strings.Builder
-	b.WriteString(p.what + ": ")
+	b.WriteString(visible(p.what) + ": ")
 	if p.pass > 1 {
 		fmt.Fprintf(&b, "pass %d: ", p.pass)
 	}

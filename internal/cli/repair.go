@@ -24,6 +24,7 @@ type repairOptions struct {
 	adopt   bool
 	backup  string
 	restore string
+	force   bool
 }
 
 func (o *repairOptions) addFlags(f *pflag.FlagSet) {
@@ -31,6 +32,7 @@ func (o *repairOptions) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.dryRun, "dry-run", false, "print what a repair would do, and change nothing")
 	f.StringVar(&o.backup, "backup", "", "before a repair, save what it overwrites in this new `FILE`")
 	f.StringVar(&o.restore, "restore", "", "put back what --backup has saved in `FILE`, if the image is as the repair left it")
+	f.BoolVar(&o.force, "force", false, "with --restore: also into an image at another path than the one repaired")
 	f.BoolVar(&o.adopt, "adopt", false, "take arenas with another uuid for part of this BTT")
 }
 
@@ -41,6 +43,8 @@ func (o *repairOptions) validate() error {
 		return usagef("--restore stands alone: first restore, then repair")
 	case o.backup != "" && (!o.repair || o.dryRun):
 		return usagef("--backup saves what --repair overwrites: give both, without --dry-run")
+	case o.force && o.restore == "":
+		return usagef("--force is for --restore: leave it out")
 	case o.adopt && !o.repair && !o.dryRun:
 		return usagef("--adopt needs --repair or --dry-run")
 	}
@@ -72,7 +76,7 @@ func runRepair(ctx context.Context, stdout, stderr io.Writer, o checkOptions) (e
 	if o.json {
 		err = writeJSON(stdout, report)
 	} else {
-		err = writeRepair(stdout, report, o.dryRun)
+		err = writeRepair(stdout, report, o)
 	}
 	return cmp.Or(err, o.pictures.write(ctx, r, report), outcome(report))
 }
@@ -105,14 +109,12 @@ func outcome(r *check.Report) error {
 
 // writeRepair prints the findings, a line for each step and each refusal, and one
 // that sums them up.
-func writeRepair(w io.Writer, r *check.Report, dryRun bool) error {
+func writeRepair(w io.Writer, r *check.Report, o checkOptions) error {
 	var b strings.Builder
 	style := styleOf(w)
-	for i := range r.Findings {
-		writeFinding(&b, &r.Findings[i], style)
-	}
+	writeFindings(&b, r.Findings, style)
 	verb := "repair"
-	if dryRun {
+	if o.dryRun {
 		verb = "would repair"
 	}
 	for i := range r.Plan.Steps {
@@ -123,12 +125,15 @@ func writeRepair(w io.Writer, r *check.Report, dryRun bool) error {
 		fmt.Fprintf(&b, "left: %v: %soffset %d: %s\n", f.Kind, place(f.Arena), f.Offset, f.Why)
 	}
 	if lost := r.Plan.Lost(); len(lost) > 0 {
-		fmt.Fprintf(&b, "%s: reads of %s fail until written: %s\n", r.Path, plural(uint64(len(lost)), "lba"), units.Ranges(lost, maxRanges))
+		fmt.Fprintf(&b, "%s: reads of %s fail until written: %s\n", visible(r.Path), plural(uint64(len(lost)), "lba"), units.Ranges(lost, maxRanges))
 	}
 	if r.After != nil {
-		fmt.Fprintf(&b, "%s: %s done, now %s\n", r.Path, plural(uint64(r.Repaired), "change"), summary(r.After))
+		fmt.Fprintf(&b, "%s: %s done, now %s\n", visible(r.Path), plural(uint64(r.Repaired), "change"), summary(r.After))
 	} else {
-		fmt.Fprintf(&b, "%s: nothing changed, %s\n", r.Path, summary(r))
+		fmt.Fprintf(&b, "%s: nothing changed, %s\n", visible(r.Path), summary(r))
+	}
+	if o.dryRun && len(r.Plan.Steps) > 0 {
+		b.WriteString(o.repairWith())
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -151,14 +156,16 @@ func runRestore(ctx context.Context, stdout, stderr io.Writer, o checkOptions) (
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
+	was, err := o.restoresTo()
+	if err != nil {
+		return err
+	}
 	bar := newProgress(stderr, o.progress.value, o.path, bytesRate)
 	n, err := check.Restore(ctx, o.restore, r, bar.update)
 	bar.end()
 	switch {
 	case errors.Is(err, check.ErrNotAsRepaired):
 		return withPath(o.path, err)
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("--restore: %w: name the file that bttcheck --repair --backup FILE has written", err)
 	case isInterrupt(err):
 		return interruptLeaves(err, "%s: nothing is put back yet", o.path)
 	}
@@ -173,11 +180,28 @@ func runRestore(ctx context.Context, stdout, stderr io.Writer, o checkOptions) (
 		}{check.Schema, o.path, n})
 	}
 	if n == 0 {
-		_, err = fmt.Fprintf(stdout, "%s: is already as before the repair: nothing to put back\n", o.path)
+		_, err = fmt.Fprintf(stdout, "%s: is already as before the repair: nothing to put back\n", visible(o.path))
 		return err
 	}
-	_, err = fmt.Fprintf(stdout, "%s: %s put back as before the repair\n", o.path, units.Bytes(n))
+	_, err = fmt.Fprintf(stdout, "%s: %s put back, as before the repair of %s: the damage is in the image again\n",
+		visible(o.path), units.Bytes(n), visible(cmp.Or(was, o.path)))
 	return err
+}
+
+// restoresTo is the path of the image that was repaired, "" if that is not known. It
+// refuses another one: a copy of the image may be in order, and would get the damage.
+func (o *checkOptions) restoresTo() (was string, err error) {
+	was, err = check.BackupOf(o.restore)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("--restore: %w: name the file that bttcheck --repair --backup FILE has written", err)
+	case err != nil:
+		return "", fmt.Errorf("--restore: %w", err)
+	case was != "" && !o.force && !sameFile(was, o.path):
+		return "", fmt.Errorf("%s: %s is of the repair of %s, and would put the damage of that into this image: name that one, or if it is this one under another path, add --force",
+			o.path, o.restore, was)
+	}
+	return was, nil
 }
 
 // options are those of a check.

@@ -172,7 +172,7 @@ func groupedUsage(cmd *cobra.Command, groups []flagGroup) {
 	var b strings.Builder
 	for _, g := range groups {
 		cmd.Flags().AddFlagSet(g.flags)
-		fmt.Fprintf(&b, "\n%s:\n%s", g.title, g.flags.FlagUsages())
+		fmt.Fprintf(&b, "\n%s:\n%s", g.title, g.flags.FlagUsagesWrapped(helpWidth))
 	}
 	cmd.SetUsageTemplate("Usage:\n  {{.UseLine}}\n\nExamples:\n{{.Example}}\n" + b.String() + exitStatusTemplate)
 }

@@ -58,7 +58,7 @@ func (s *settings) loadTLS(log zerolog.Logger, was *tls.Config) (*tls.Config, er
 		cert, err = was.Certificates[0], nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--tls-certificates %s: %w", dir, err)
+		return nil, fmt.Errorf("--tls-certificates %s: %w", dir, adviseKeyPair(err))
 	}
 	if st, err := os.Stat(key); err == nil && st.Mode().Perm()&0o007 != 0 { // a group may be its server's own
 		log.Warn().Str("path", key).Msgf("everybody may read the private key, its mode is %04o: chmod o= %s", st.Mode().Perm(), key)
@@ -79,6 +79,17 @@ func (s *settings) loadTLS(log zerolog.Logger, was *tls.Config) (*tls.Config, er
 		}
 	}
 	return c, nil
+}
+
+// adviseKeyPair adds to an error of reading certificate and key what to do about it.
+func adviseKeyPair(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: put %s and %s there, both PEM", err, certFile, keyFile)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: run as a user who may read it", err)
+	}
+	return fmt.Errorf("%s and %s: %w: give it a certificate and the key that it was made for, both PEM", certFile, keyFile, err)
 }
 
 // knowClients makes c demand a certificate that the authority has signed and not

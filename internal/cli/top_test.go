@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,13 +36,39 @@ func TestTopText(t *testing.T) {
 	s := look(now, 300)
 	s.Compare(look(now.Add(-3*time.Second), 0))
 	text := topText(s)
-	for _, want := range []string{"bttnbd v1, pid 42, up 1h0m0s: NOT WELL\n", "arena 3 ?[2J", "db?]0;owned?", "100", "1.5 ms", "2.0 ms", "10.0.0.1:5?", "(default)", "TLS 1.3", "1m0s", "(handshake)"} {
+	for _, want := range []string{"bttnbd v1, pid 42, up 1h0m0s\n1 export, 0 connections, ", "arena 3 ?[2J", "db?]0;owned?", "100", "1.5 ms", "2.0 ms", "10.0.0.1:5?", "(default)", "TLS 1.3", "1m0s", "(handshake)"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("without %q:\n%s", want, text)
 		}
 	}
 	if strings.ContainsAny(text, "\x1b\x07") {
 		t.Errorf("escapes: %q", text)
+	}
+	if !strings.HasPrefix(text, "NOT WELL\n") {
+		t.Errorf("not the verdict first:\n%s", text)
+	}
+}
+
+// Goal: who has a narrow terminal sees the verdict, the errors, and the end of a long
+// name; requests that failed are said, and all is well only where there are none.
+func TestTopNarrow(t *testing.T) {
+	s := look(time.Now(), 1)
+	s.Healthy, s.Problems = true, nil
+	s.Exports[0].Name = "a/very/long/path/to/one/of/many/images-7.btt"
+	if text := topText(s); !strings.HasPrefix(text, "all is well\n") {
+		t.Errorf("all is well, and it says\n%s", text)
+	}
+	s.Exports[0].Errors = map[string]uint64{"EIO": 3, "EINVAL": 4}
+	s.Exports[0].Recent.Errors = 1.5
+	text := topText(s)
+	if !strings.HasPrefix(text, "REQUESTS HAVE FAILED\n") || !strings.Contains(text, "images-7.btt\": 3 requests failed with EIO") {
+		t.Errorf("requests have failed, and it says\n%s", text)
+	}
+	narrow := strings.ReplaceAll(fit(text, 40, 24), clearLine, "")
+	for _, want := range []string{"REQUESTS HAVE FAILED\r\n", "many/images-7.btt ", " ERR/s", "  1.50"} {
+		if !strings.Contains(narrow, want) {
+			t.Errorf("40 columns are without %q:\n%s", want, narrow)
+		}
 	}
 }
 
@@ -76,6 +104,11 @@ func TestTop(t *testing.T) {
 	defer other.Close()
 	strange := httptest.NewServer(http.NotFoundHandler())
 	defer strange.Close()
+	t.Chdir(filepath.Dir(socket))
+	if err := os.Symlink(socket, "near.sock"); err != nil {
+		t.Fatal(err)
+	}
+	port := func(s *httptest.Server) string { return strconv.Itoa(s.Listener.Addr().(*net.TCPAddr).Port) }
 	tcp := func(s *httptest.Server) string { return "tcp:" + s.Listener.Addr().String() }
 
 	for _, c := range []struct {
@@ -86,6 +119,16 @@ func TestTop(t *testing.T) {
 		{[]string{tcp(overTCP)}, 0, "EXPORT"},
 		{[]string{"--once", "unix:" + socket}, 0, "EXPORT"},
 		{[]string{socket}, 0, "EXPORT"},
+		{[]string{"near.sock"}, 0, "EXPORT"},
+		{[]string{"./near.sock"}, 0, "EXPORT"},
+		{[]string{port(overTCP)}, 0, "EXPORT"},
+		{[]string{"localhost:" + port(overTCP)}, 0, "EXPORT"},
+		{[]string{overTCP.URL}, 0, "EXPORT"},
+		{[]string{overTCP.URL + "/status.json"}, 0, "EXPORT"},
+		{[]string{"https://localhost:1/"}, exitUsage, "has no TLS"},
+		{[]string{"localhost:99999"}, exitUsage, "port"},
+		{[]string{"--interval", "5", socket}, exitUsage, "5s"},
+		{[]string{"--interval", "soon", socket}, exitUsage, "write 5s"},
 		{[]string{"--json", socket}, 0, `"pid":42`},
 		{[]string{socket + "x"}, 1, "no server answers there"},
 		{[]string{"tcp:127.0.0.1:1"}, 1, "no server answers there"},

@@ -59,8 +59,8 @@ func pageName(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.Command
 func commandPage(cmd *cobra.Command, section string) []byte {
 	var b bytes.Buffer
 	b.Write(title(pageName(cmd), section, lowerFirst(cmd.Short)))
-	fmt.Fprintf(&b, "# SYNOPSIS\n**%s**%s\n\n", cmd.CommandPath(), escape(strings.TrimPrefix(cmd.UseLine(), cmd.CommandPath())))
-	fmt.Fprintf(&b, "# DESCRIPTION\n%s\n\n", escape(cmd.Long))
+	fmt.Fprintf(&b, "# SYNOPSIS\n**%s**%s\n\n", cmd.CommandPath(), synopsis(cmd))
+	fmt.Fprintf(&b, "# DESCRIPTION\n%s\n\n", escapeText(cmd.Long))
 	if cmd.HasAvailableSubCommands() {
 		b.WriteString("# COMMANDS\n")
 		for _, sub := range cmd.Commands() {
@@ -78,6 +78,14 @@ func commandPage(cmd *cobra.Command, section string) []byte {
 	}
 	fmt.Fprintf(&b, "# SEE ALSO\n%s\n", seeAlso(cmd))
 	return b.Bytes()
+}
+
+// synopsis is what follows the name of cmd on a command line.
+func synopsis(cmd *cobra.Command) string {
+	if cmd.HasAvailableSubCommands() && cmd.Use == cmd.Name() {
+		return " *COMMAND* [flags] ..."
+	}
+	return escape(strings.TrimPrefix(cmd.UseLine(), cmd.CommandPath()))
 }
 
 // options writes the flags of cmd, each with what stands instead of it when it is
@@ -122,6 +130,22 @@ func seeAlso(cmd *cobra.Command) string {
 // escape keeps what Markdown would take for markup.
 func escape(s string) string {
 	return strings.NewReplacer("*", `\*`, "_", `\_`, "<", `\<`, "[", `\[`, "`", "\\`").Replace(s)
+}
+
+// escapeText is escape for paragraphs. It leaves blocks of code, the lines behind an
+// empty one that are indented by four, as they are: there nothing is markup.
+func escapeText(s string) string {
+	lines := strings.Split(s, "\n")
+	empty, code := true, false
+	for i, line := range lines {
+		blank := strings.TrimSpace(line) == ""
+		code = strings.HasPrefix(line, "    ") && (empty || code) || blank && code
+		if !code {
+			lines[i] = escape(line)
+		}
+		empty = blank
+	}
+	return strings.Join(lines, "\n")
 }
 
 func lowerFirst(s string) string {

@@ -3,7 +3,7 @@
 // well, over HTTP. It reads counters and changes nothing.
 //
 //	nbd.Server, btt.Device ── counters ──> Status ─┬─ /metrics      metrics.go
-//	                                               ├─ /healthz      http.go
+//	                                               ├─ /healthz      http.go, limits.go
 //	                                               ├─ /status.json  status.go
 //	                                               └─ /             page.go, page.html
 package monitor

@@ -7,69 +7,46 @@ import (
 	stdlog "log"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 	"golang.org/x/net/netutil"
-	"golang.org/x/time/rate"
-)
 
-// What a client may cost. Whoever reaches the listener may ask, and must not be able
-// to take from those who read and write.
-const (
-	maxConnections = 32 // open, each listener
-	maxAtOnce      = 4  // requests being answered
-	askedPerSecond = 20
-	askedAtOnce    = 60
-	maxHeader      = 8 << 10
-	headerTimeout  = 5 * time.Second
-	answerTimeout  = 30 * time.Second
+	"github.com/bttnbd/bttnbd/internal/units"
 )
 
 // Handler answers /, /metrics, /healthz, /status.json and perhaps /debug/pprof/, and
-// only so many of them at a time and in a second.
+// only so many of them at a time and in a second. /healthz is not among those: whoever
+// watches the server must not be told that it is ill because others ask too much.
 func (m *Monitor) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", m.page)
 	mux.HandleFunc("GET /status.json", m.statusJSON)
-	mux.HandleFunc("GET /healthz", m.healthz)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry(), promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry(), m.scrape()))
 	if m.o.Profiles {
-		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		addProfiles(mux)
 	}
-	return limited(mux)
+	all := http.NewServeMux()
+	all.HandleFunc("GET /healthz", m.healthz)
+	all.Handle("/", limited(mux))
+	return withHeaders(all)
 }
 
-// limited refuses what is too much, without looking at it.
-func limited(next http.Handler) http.Handler {
-	places := make(chan struct{}, maxAtOnce)
-	often := rate.NewLimiter(askedPerSecond, askedAtOnce)
+// scrape has /metrics fail where some metrics cannot be made: that none come is noticed,
+// by the scraper's up; that some are missing is not.
+func (m *Monitor) scrape() promhttp.HandlerOpts {
+	return promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError, ErrorLog: gatherLog{m.o.Log}}
+}
+
+// withHeaders keeps browsers from doing more with an answer than showing it.
+func withHeaders(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-store")
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
-		if !often.Allow() {
-			h.Set("Retry-After", "1")
-			http.Error(w, "too many requests a second: ask less often", http.StatusTooManyRequests)
-			return
-		}
-		select {
-		case places <- struct{}{}:
-			defer func() { <-places }()
-		default:
-			h.Set("Retry-After", "1")
-			http.Error(w, "too many requests at once: ask again later", http.StatusServiceUnavailable)
-			return
-		}
 		next.ServeHTTP(w, r)
 	})
 }
@@ -81,21 +58,33 @@ func (m *Monitor) statusJSON(w http.ResponseWriter, _ *http.Request) {
 	e.Encode(m.Status()) // an error is that of a client that has gone
 }
 
+// healthz is 200 also where requests have failed with EIO, and says so: whoever starts a
+// server again because of a bad block mends nothing, and takes the other exports away.
 func (m *Monitor) healthz(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	s := m.look()
+	s := m.health.look(m)
 	if !s.Healthy {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprintln(w, strings.Join(s.Problems, "\n"))
 		return
 	}
-	fmt.Fprintf(w, "ok: %d exports\n", len(s.Exports))
+	fmt.Fprintf(w, "ok: %s\n", units.Plural(uint64(len(s.Exports)), "export"))
+	for _, warning := range s.Warnings() {
+		fmt.Fprintln(w, warning)
+	}
 }
 
 // Serve answers on l, which it closes, until ctx ends.
 func (m *Monitor) Serve(ctx context.Context, l net.Listener) error {
+	var silent waiting
+	handler := m.Handler()
+	if l.Addr().Network() != "unix" {
+		handler = ownHosts(m.o.Host, handler)
+	}
 	s := &http.Server{
-		Handler:           m.Handler(),
+		Handler:           silent.until(handler),
+		ConnContext:       silent.add,
+		ConnState:         silent.state,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout,
 		WriteTimeout:      answerTimeout,
@@ -108,6 +97,14 @@ func (m *Monitor) Serve(ctx context.Context, l net.Listener) error {
 		return err
 	}
 	return nil
+}
+
+// gatherLog takes what promhttp says when metrics cannot be made.
+type gatherLog struct{ zerolog.Logger }
+
+// Println logs a line.
+func (g gatherLog) Println(v ...any) {
+	g.Error().Str("error", strings.TrimSpace(fmt.Sprintln(v...))).Msg("no metrics")
 }
 
 // debugLog takes what net/http says about its clients, who must not fill the log.

@@ -20,6 +20,7 @@ type Options struct {
 	Version  string // of the program
 	Revision string // commit, "" for none
 	PID      int
+	Host     string // by which its listener on TCP was named; "": by an address, or not at all
 
 	Profiles bool // serve /debug/pprof/
 	Log      zerolog.Logger
@@ -31,6 +32,8 @@ type Monitor struct {
 	started time.Time
 	now     func() time.Time
 	ending  atomic.Pointer[string] // why it is not ready any more; nil: it is
+
+	health recent
 
 	mu      sync.Mutex
 	history []*Status // at most two, the older first

@@ -42,6 +42,9 @@ func busy() *engine {
 // hostile is a name that would break every format that does not quote it.
 const hostile = "<script>alert(1)</script>\"\\\n\x1b[31m{}"
 
+// bad is where the memory of each export of newMonitor cannot be read.
+const bad = 1 << 19
+
 // newMonitor returns a monitor of a server with an export for each engine; the first
 // has a hostile name.
 func newMonitor(t *testing.T, engines ...*engine) (*Monitor, *nbd.Server) {
@@ -50,7 +53,9 @@ func newMonitor(t *testing.T, engines ...*engine) (*Monitor, *nbd.Server) {
 	var images []Image
 	for i, e := range engines {
 		name := []string{hostile, "db", "logs"}[i]
-		exports = append(exports, nbd.Export{Name: name, Size: 1 << 20, Backend: nbdtest.NewMemory(1 << 20)})
+		memory := nbdtest.NewMemory(1 << 20)
+		memory.MarkBad(bad, 512)
+		exports = append(exports, nbd.Export{Name: name, Size: 1 << 20, Backend: memory})
 		images = append(images, Image{Name: name, Description: hostile, Path: hostile, Size: 1 << 20, SectorSize: 4096,
 			Format: "kernel", Durability: "dax", Arenas: 13, Engine: e})
 	}
@@ -87,6 +92,35 @@ func read(t *testing.T, s *nbd.Server, export string, n int) {
 		if r, err := c.Do(nbdtest.Read(1, 0, 512)); err != nil || r.Err != 0 {
 			t.Fatal(r.Err, err)
 		}
+	}
+}
+
+// Goal: who looks after reads have failed with EIO is not told that all is well, on any
+// page; the server stays healthy, since to start it again mends nothing.
+func TestWarnings(t *testing.T) {
+	m, server := newMonitor(t, &engine{}, &engine{})
+	if _, body := get(t, m.Handler(), "/"); !strings.Contains(body, "All is well") || !strings.Contains(body, "<title>bttnbd: 2 exports<") {
+		t.Errorf("nothing has failed, and the page says:\n%s", body)
+	}
+	client, end := net.Pipe()
+	defer client.Close()
+	go server.ServeConn(context.Background(), end)
+	c := &nbdtest.Client{Conn: client}
+	if _, err := c.Open("db"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if r, err := c.Do(nbdtest.Read(1, bad, 512)); err != nil || r.Err != nbd.NBD_EIO {
+			t.Fatal(r.Err, err)
+		}
+	}
+	const want = "2 requests failed with EIO since the server started; see the log"
+	if code, body := get(t, m.Handler(), "/healthz"); code != http.StatusOK || body != "ok: 2 exports\nexport \"db\": "+want+"\n" {
+		t.Errorf("reads have failed: %d %q", code, body)
+	}
+	_, body := get(t, m.Handler(), "/")
+	if strings.Contains(body, "All is well") || strings.Count(body, want) != 2 || !strings.Contains(body, "<title>bttnbd: requests failed<") {
+		t.Errorf("reads have failed, and the page says:\n%s", body)
 	}
 }
 

@@ -20,6 +20,7 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"size":     units.Short,
 	"isize":    func(n int64) string { return units.Short(uint64(max(n, 0))) },
 	"count":    units.Count,
+	"plural":   func(n int, what string) string { return units.Plural(uint64(max(n, 0)), what) },
 	"rate":     Rounded,
 	"speed":    Speed,
 	"seconds":  Seconds,

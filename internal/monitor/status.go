@@ -2,9 +2,11 @@ package monitor
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/bttnbd/bttnbd/btt"
+	"github.com/bttnbd/bttnbd/internal/units"
 	"github.com/bttnbd/bttnbd/nbd"
 )
 
@@ -164,6 +166,9 @@ var bounds = func() (all []float64) {
 var usual = []int{nbd.NBD_CMD_READ, nbd.NBD_CMD_WRITE, nbd.NBD_CMD_FLUSH, nbd.NBD_CMD_TRIM, nbd.NBD_CMD_WRITE_ZEROES}
 
 func newExport(im Image, st nbd.ExportStats) Export {
+	for _, text := range []*string{&im.Name, &im.Description, &im.Path, &im.Device} {
+		*text = strings.ToValidUTF8(*text, "\uFFFD") // a path may be any bytes, a label may not
+	}
 	e := Export{Image: im, Connections: st.Connections, Errors: map[string]uint64{}, Commands: []Command{}, Problems: []string{}}
 	for i := range nbd.Commands {
 		if st.Requests[i] == 0 && !slices.Contains(usual, i) {
@@ -207,6 +212,27 @@ func (e *Export) ErrorReplies() (n uint64) {
 		n += k
 	}
 	return n
+}
+
+// Warnings are what an operator should look at although all exports serve, a line
+// each: requests that failed with EIO since the server started. The log has why, and
+// where: bad memory, a file that was cut short, error entries.
+func (s *Status) Warnings() (all []string) {
+	for i := range s.Exports {
+		if w := s.Exports[i].Warning(); w != "" {
+			all = append(all, "export \""+s.Exports[i].Name+"\": "+w)
+		}
+	}
+	return all
+}
+
+// Warning is that of one export; "" for none.
+func (e *Export) Warning() string {
+	n := e.Errors[nbd.NBD_EIO.String()]
+	if n == 0 {
+		return ""
+	}
+	return units.Plural(n, "request") + " failed with EIO since the server started; see the log"
 }
 
 // OtherRequests is how many there were that neither read nor write.

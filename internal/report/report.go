@@ -58,6 +58,8 @@ type view struct {
 	Facts   []fact
 	Picture picture
 	Counts  []counts
+	Totals  []total  // findings by kind, where there are many
+	Why     []string // a repair would change nothing
 	Found   []row
 	More    int // findings that are not listed
 	Lost    string
@@ -69,6 +71,14 @@ type view struct {
 	Left2   []row // findings after a repair
 	Made    string
 	Program string
+
+	AnyLBA, AnyLost, AnyBytes bool // whether a column has anything in it
+}
+
+// total is how often a kind of finding is there.
+type total struct {
+	Severity, Code string
+	Count          uint64
 }
 
 type fact struct{ Name, Value string }
@@ -81,6 +91,8 @@ type counts struct {
 const (
 	maxRows  = 1000 // findings on the page
 	maxSteps = 500  // of the plan
+	fewRows  = 15   // findings that are not counted by kind first
+	maxWhy   = 5    // reasons above them
 )
 
 func (p *Page) view() *view {
@@ -90,6 +102,13 @@ func (p *Page) view() *view {
 		Made: p.Made.UTC().Format("2006-01-02 15:04 UTC"), Program: clean(p.Program),
 	}
 	v.Found, v.More = p.rows(r.Findings, r.Plan)
+	for i := range v.Found {
+		v.AnyLBA = v.AnyLBA || v.Found[i].LBA != ""
+		v.AnyLost = v.AnyLost || v.Found[i].Lost != ""
+	}
+	if len(r.Findings) > fewRows {
+		v.Totals = totals(r.Findings)
+	}
 	if r.After != nil {
 		v.Left2, _ = p.rows(r.After.Findings, nil)
 	}

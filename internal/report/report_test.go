@@ -106,7 +106,7 @@ func TestPage(t *testing.T) {
 		}, []string{"--repair", "What a repair would do"}},
 		{"shared block", 1, shared, []string{
 			`<header class="bad">`, "<h1>Damaged: 3 errors, 0 warnings</h1>", "reads of 3 LBAs would fail until written",
-			"<pre>bttcheck --repair --backup undo disk.img</pre>", "<code>block-duplicate</code>", "<td>3, 7, 9</td>",
+			"<pre>bttcheck --repair --backup undo disk.img</pre>", "<code>block-duplicate</code>", `data-head="LBAs lost by a repair:">3, 7, 9</td>`,
 			"What a repair would do", "Reads fail until they are written (3):</b> LBA 3, 7, 9", "070000c0<br>07000040", "<code>map-error</code>",
 		}, []string{"Nothing."}},
 		{"two arenas", 2, func(r *pmem.Region, im *check.Image) { setEntry(r, im, 1, 5, layout.NormalEntry(1<<29)) }, []string{
@@ -118,7 +118,10 @@ func TestPage(t *testing.T) {
 		{"flog lost", 1, func(r *pmem.Region, im *check.Image) {
 			a := &im.Arenas[0]
 			r.Write(a.Offset+a.Info.FlogOff, bytes.Repeat([]byte{0xff}, int(a.Info.Nfree*layout.FlogGroupSize)))
-		}, []string{`<header class="bad">`, "There is nothing that a repair would do without guessing.", "What a repair leaves, and why"}, nil},
+		}, []string{`<header class="bad">`, "There is nothing that a repair would do without guessing.", "<b>A repair would change nothing:</b>", "What a repair leaves, and why", "how many"}, []string{"LBAs lost by a repair"}},
+		{"one info block", 1, func(r *pmem.Region, im *check.Image) { r.Write(im.Arenas[0].Offset, make([]byte, 4096)) }, []string{
+			`<header class="bad">`, "What a repair would do", "<code>info-signature</code>",
+		}, []string{"bytes before, after", "4096 bytes<br>", ">LBA<", "how many", "would change nothing"}},
 	} {
 		page := html(t, newPage(t, newImage(t, c.arenas, c.poke)))
 		for _, text := range c.want {
@@ -292,7 +295,7 @@ func TestMuchDamage(t *testing.T) {
 		p.Image.Arenas = append(p.Image.Arenas, p.Image.Arenas[1])
 	}
 	text := html(t, p)
-	for _, want := range []string{"4000 more are not listed", "more changes are not listed", "84 more arenas are not drawn", "Reads fail until they are written (3000):</b> LBA 0-2999<"} {
+	for _, want := range []string{"4000 more are not listed", "<code>map-range</code></td></tr>", "more changes are not listed", "84 more arenas are not drawn", "Reads fail until they are written (3000):</b> LBA 0-2999<"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not have %q", want)
 		}

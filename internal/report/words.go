@@ -1,9 +1,12 @@
 package report
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/bttnbd/bttnbd/check"
@@ -61,6 +64,38 @@ func tally(list []check.Finding) (errors, warnings uint64) {
 		}
 	}
 	return errors, warnings
+}
+
+// totals are findings by kind, the worst and the most first.
+func totals(list []check.Finding) (all []total) {
+	type kind struct {
+		severity check.Severity
+		kind     check.Kind
+	}
+	count := map[kind]uint64{}
+	for i := range list {
+		count[kind{list[i].Severity, list[i].Kind}] += uint64(max(1, list[i].More))
+	}
+	kinds := slices.SortedFunc(maps.Keys(count), func(a, b kind) int {
+		return cmp.Or(cmp.Compare(b.severity, a.severity), cmp.Compare(count[b], count[a]), cmp.Compare(a.kind, b.kind))
+	})
+	for _, k := range kinds {
+		all = append(all, total{k.severity.String(), k.kind.String(), count[k]})
+	}
+	return all
+}
+
+// whyNothing are the reasons for which a plan is empty, each once, the first few.
+func whyNothing(plan *check.Plan) (all []string) {
+	if len(plan.Steps) > 0 {
+		return nil
+	}
+	for _, f := range plan.Refused {
+		if why := clean(f.Why); len(all) < maxWhy && !slices.Contains(all, why) {
+			all = append(all, why)
+		}
+	}
+	return all
 }
 
 // row is a finding, or what a repair leaves alone.
@@ -187,6 +222,10 @@ func (p *Page) plan(v *view) {
 			Before: bytesText(s.Before), After: bytesText(s.After), Why: clean(s.Why), Lost: ranges(s.Lost),
 		})
 	}
+	for i := range v.Steps {
+		v.AnyBytes = v.AnyBytes || v.Steps[i].Before != ""
+	}
+	v.Why = whyNothing(plan)
 	v.Planned = "What a repair would do"
 	if p.Report.Repaired > 0 {
 		v.Planned = "What the repair has done"
@@ -198,11 +237,12 @@ func (p *Page) plan(v *view) {
 	v.Lost, v.LostN = ranges(lost), len(lost)
 }
 
-// bytesText shows a map entry or a flog group as it stands on media; a block is too long.
+// bytesText shows a map entry or a flog group as it stands on media. A block is too
+// long, and its length says nothing: "".
 func bytesText(b check.Hex) string {
 	const most = 64
 	if len(b) > most {
-		return fmt.Sprintf("%d bytes", len(b))
+		return ""
 	}
 	var words []string
 	for i := 0; i < len(b); i += 4 {

@@ -62,6 +62,13 @@ in_root bttnbd create --size 32M /var/lib/bttnbd/disk.btt
 as_user bttnbd serve --config /etc/bttnbd/bttnbd.toml --run 'nbdinfo --size "nbd+unix:///disk.btt?socket=/run/bttnbd/nbd.sock"'
 as_user bttcheck /var/lib/bttnbd/disk.btt
 
+echo '== into another root, whose users are others'
+in_root mkdir -p /tmp/other/etc /tmp/other/var/lib/dpkg/info /tmp/other/var/lib/dpkg/updates /tmp/other/var/lib/dpkg/triggers
+in_root touch /tmp/other/var/lib/dpkg/status
+in_root sh -c 'echo "bttnbd:x:4321:4322::/var/lib/bttnbd:/usr/sbin/nologin" >/tmp/other/etc/passwd; echo "bttnbd:x:4322:" >/tmp/other/etc/group'
+in_root dpkg --root=/tmp/other --force-script-chrootless --force-depends -i /tmp/bttnbd.deb
+[ "$(in_root stat -c '%u:%g %a' /tmp/other/var/lib/bttnbd)" = '4321:4322 700' ] || fail 'the directory of images in another root'
+
 echo '== remove: what the administrator made stays'
 echo '# mine' >>"$dir/root/etc/bttnbd/bttnbd.toml"
 in_root dpkg -r bttnbd
