@@ -185,12 +185,17 @@ func qemuDeviations(forms ...string) map[string]string {
 	return d
 }
 
-func qemuRaces(forms ...string) map[string]string {
+// atDisconnect says what a server with threads may do to what is in flight.
+func atDisconnect(does string, forms ...string) map[string]string {
 	r := make(map[string]string)
 	for _, f := range forms {
-		r[f+"/disconnect-answers-first"] = "may close before it answers what is in flight"
+		r[f+"/disconnect-answers-first"] = does
 	}
 	return r
+}
+
+func qemuRaces(forms ...string) map[string]string {
+	return atDisconnect("may close before it answers what is in flight", forms...)
 }
 
 var qemuTLS = map[string]string{
@@ -222,6 +227,7 @@ var peers = []peer{
 			"structured/empty-requests":           "EINVAL, where the document leaves the answer open",
 			"structured/error-with-message":       "no messages",
 		},
+		races: atDisconnect("may answer ESHUTDOWN to what is in flight", "simple", "structured"),
 		tls: map[string]string{
 			"tls/version-1.1-is-refused":  "speaks it: Debian's GnuTLS decides",
 			"simple/past-the-end":         skipsCipherText,

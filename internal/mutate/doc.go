@@ -3,6 +3,7 @@ package main
 import (
 	"regexp"
 	"strings"
+	"unicode"
 )
 
 const intro = `Each mutant is the code that ships with one thing broken: a patch in ` + "`fuzz/mutants`" + `, applied with ` + "`go test -overlay`" + ` to the real packages. ` +
@@ -18,5 +19,11 @@ var sourceLine = regexp.MustCompile(`\b\w+_test\.go:\d+: `)
 
 // cell makes s fit a table cell.
 func cell(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '.'
+		}
+		return r
+	}, s)
 	return strings.NewReplacer("|", `\|`, "<", "&lt;").Replace(s)
 }

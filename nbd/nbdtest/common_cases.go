@@ -286,8 +286,11 @@ func (x *session) disconnect() error {
 	if err := x.Send(r, Command(nbd.NBD_CMD_DISC, 2, 0, 0)); err != nil {
 		return err
 	}
-	if a, err := x.Answer(r); err != nil || a.Err != 0 {
-		return fmt.Errorf("read before the disconnect: %v, %w", a.Err, err)
+	switch a, err := x.Answer(r); {
+	case err != nil:
+		return fmt.Errorf("read before the disconnect: %w", err)
+	case a.Err != 0:
+		return fmt.Errorf("read before the disconnect: %v", a.Err)
 	}
 	x.wantClosed("disconnect")
 	return nil

@@ -17,8 +17,11 @@ var extendedCases = []formCase{
 		if err := x.Send(r); err != nil {
 			return err
 		}
-		if a, err := x.Answer(r); err != nil || a.Err != 0 {
-			return fmt.Errorf("%v, %w", a.Err, err)
+		switch a, err := x.Answer(r); {
+		case err != nil:
+			return err
+		case a.Err != 0:
+			return fmt.Errorf("a WRITE without the flag: %v", a.Err)
 		}
 		return x.holds(4096, r.Data)
 	}},
