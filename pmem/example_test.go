@@ -1,7 +1,6 @@
 package pmem_test
 
 import (
-	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -48,34 +47,4 @@ func Example() {
 	fmt.Printf("%s\n", p)
 	// Output:
 	// a record, of whole words
-}
-
-// Memory that is gone is an error of the access, not the end of the process.
-func ExampleRegion_CatchFault() {
-	dir, err := os.MkdirTemp("", "pmem")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "memory")
-	r, err := pmem.Create(path, 1<<20, pmem.Options{})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer r.Close()
-	if err := os.Truncate(path, 4096); err != nil { // somebody else does
-		log.Fatal(err)
-	}
-
-	read := func(p []byte, off uint64) (err error) {
-		defer r.CatchFault(&err)
-		defer pmem.ArmFaults()()
-		r.Read(p, off)
-		return nil
-	}
-	err = read(make([]byte, 16), 65536)
-	var fault *pmem.FaultError
-	fmt.Println(errors.As(err, &fault))
-	// Output:
-	// true
 }
