@@ -4,32 +4,6 @@
 //	go run ./internal/manual docs/man
 package main
 
-import (
-	"fmt"
-	"os"
-	"path/filepath"
-)
+import "github.com/bttnbd/bttnbd/internal/generated"
 
-func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: go run ./internal/manual DIRECTORY, in the top directory of the source")
-		os.Exit(64)
-	}
-	if err := write(os.Args[1]); err != nil {
-		fmt.Fprintln(os.Stderr, "manual:", err)
-		os.Exit(1)
-	}
-}
-
-func write(dir string) error {
-	all, err := pages(".")
-	if err != nil {
-		return err
-	}
-	for name, text := range all {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+func main() { generated.Main("manual", pages) }

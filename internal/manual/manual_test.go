@@ -5,12 +5,13 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cpuguy83/go-md2man/v2/md2man"
+
+	"github.com/bttnbd/bttnbd/internal/generated"
 )
 
 const top = "../.."
@@ -21,20 +22,9 @@ func TestPagesAreCurrent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		got, err := os.ReadFile(filepath.Join(top, "docs/man", name))
-		if err != nil || !bytes.Equal(got, all[name]) {
-			t.Errorf("docs/man/%s is not current (%v): run make man", name, err)
-		}
-	}
-	there, err := os.ReadDir(filepath.Join(top, "docs/man"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range there {
-		if all[e.Name()] == nil {
-			t.Errorf("docs/man/%s is the page of nothing: remove it", e.Name())
-		}
+	stale, err := generated.Stale(top+"/docs/man", all)
+	if err != nil || len(stale) > 0 {
+		t.Errorf("docs/man: %q, %v: run make man", stale, err)
 	}
 }
 

@@ -15,6 +15,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -70,17 +71,7 @@ func mutate(o options) (ok bool, err error) {
 			return false, err
 		}
 	}
-	if o.counts != "" {
-		if err := r.appendCounts(o.counts); err != nil {
-			return false, err
-		}
-	}
-	if o.failures != "" {
-		if err := r.appendFailures(o.failures); err != nil {
-			return false, err
-		}
-	}
-	return r.ok(), nil
+	return r.ok(), errors.Join(r.appendCounts(o.counts), r.appendFailures(o.failures))
 }
 
 // choose loads the lists and keeps the mutants whose ID matches only; all, if it is "".

@@ -2,12 +2,13 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"time"
+
+	"github.com/bttnbd/bttnbd/internal/tally"
 )
 
 // simulator is the package whose tests the crash models concern.
@@ -121,7 +122,7 @@ func (r *report) modelRows() (rows []modelRow) {
 // appendCounts adds the line that scripts/test sums up, each mutant as one test.
 func (r *report) appendCounts(path string) error {
 	good := r.count(func(o *outcome) bool { return o.Verdict.ok() })
-	return appendTo(path, fmt.Sprintf("%d %d 0\n", good, len(r.outcomes)-good))
+	return tally.Append(path, fmt.Sprintf("%d %d 0\n", good, len(r.outcomes)-good))
 }
 
 // verdicts is the verdict, and the first one where it took two tries.
@@ -141,16 +142,7 @@ func (r *report) appendFailures(path string) error {
 			fmt.Fprintf(&b, "mutant %s, %s: %s; its driver: %s\n%s\n", o.ID, o.What, o.verdicts(), o.Driver, clip(o.detail, 1000))
 		}
 	}
-	return appendTo(path, b.String())
-}
-
-func appendTo(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
+	return tally.Append(path, b.String())
 }
 
 // write is the table as Markdown.

@@ -10,35 +10,9 @@
 //	packages.go  who imports whom
 package main
 
-import (
-	"fmt"
-	"os"
-	"path/filepath"
-)
+import "github.com/bttnbd/bttnbd/internal/generated"
 
-func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: go run ./internal/pictures DIRECTORY, in the top directory of the source")
-		os.Exit(64)
-	}
-	if err := write(os.Args[1]); err != nil {
-		fmt.Fprintln(os.Stderr, "pictures:", err)
-		os.Exit(1)
-	}
-}
-
-func write(dir string) error {
-	all, err := pictures(".")
-	if err != nil {
-		return err
-	}
-	for name, text := range all {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+func main() { generated.Main("pictures", pictures) }
 
 // pictures are all of them by file name. source is the top directory.
 func pictures(source string) (map[string][]byte, error) {

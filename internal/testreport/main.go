@@ -9,11 +9,13 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"strings"
+
+	"github.com/bttnbd/bttnbd/internal/tally"
 )
 
 func main() {
@@ -31,25 +33,9 @@ func main() {
 }
 
 func report(counts, failures string) (r result, err error) {
-	var bad bytes.Buffer
+	var bad strings.Builder
 	if r, err = summarize(os.Stdin, os.Stdout, &bad); err != nil {
 		return r, err
 	}
-	if err := appendTo(counts, []byte(r.String()+"\n")); err != nil {
-		return r, err
-	}
-	return r, appendTo(failures, bad.Bytes())
-}
-
-// appendTo adds to a file, or to none with an empty path.
-func appendTo(path string, text []byte) error {
-	if path == "" {
-		return nil
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	return errors.Join(err, f.Close())
+	return r, errors.Join(tally.Append(counts, r.String()+"\n"), tally.Append(failures, bad.String()))
 }
