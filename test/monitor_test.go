@@ -428,8 +428,10 @@ func TestTopOnTerminal(t *testing.T) {
 	need(t, "script")
 	s, url := watched(t)
 	load(t, s)
-	command := fmt.Sprintf("stty cols 100 rows 20; %s top --interval 100ms tcp:%s", bttnbd, strings.TrimPrefix(url, "http://"))
+	// exec: without it Ctrl-C ends the shell between as well, and some shells tell so.
+	command := fmt.Sprintf("stty cols 100 rows 20; exec %s top --interval 100ms tcp:%s", bttnbd, strings.TrimPrefix(url, "http://"))
 	cmd := exec.CommandContext(t.Context(), "script", "-qec", command, "/dev/null")
+	cmd.Env = append(os.Environ(), "TERM=xterm")
 	keys, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
