@@ -6,6 +6,9 @@
 //
 // The counts are appended to the one file as a line, "passed failed skipped", the
 // output of what failed to the other. The exit status is 1 when something failed.
+//
+// With -again FILE it also writes down, as lines "package test", what may be tried a
+// second time: see result.again.
 package main
 
 import (
@@ -21,8 +24,9 @@ import (
 func main() {
 	counts := flag.String("counts", "", "append \"passed failed skipped\" to `FILE`")
 	failures := flag.String("failures", "", "append the output of what failed to `FILE`")
+	again := flag.String("again", "", "append what may be tried a second time to `FILE`")
 	flag.Parse()
-	r, err := report(*counts, *failures)
+	r, err := report(*counts, *failures, *again)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "testreport:", err)
 		os.Exit(1)
@@ -32,10 +36,13 @@ func main() {
 	}
 }
 
-func report(counts, failures string) (r result, err error) {
+func report(counts, failures, again string) (r result, err error) {
 	var bad strings.Builder
 	if r, err = summarize(os.Stdin, os.Stdout, &bad); err != nil {
 		return r, err
 	}
-	return r, errors.Join(tally.Append(counts, r.String()+"\n"), tally.Append(failures, bad.String()))
+	return r, errors.Join(
+		tally.Append(counts, r.String()+"\n"),
+		tally.Append(failures, bad.String()),
+		tally.Append(again, strings.Join(r.again(), "")))
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 )
 
@@ -20,7 +21,34 @@ type event struct {
 
 // result counts tests and subtests. A package that fails without a failing test
 // (it does not compile, it panics, TestMain fails) counts as one failure.
-type result struct{ passed, failed, skipped int }
+type result struct {
+	passed, failed, skipped int
+
+	tests  []string // "package test\n" of each failed test that is no subtest
+	beyond bool     // there is a failure outside the tests
+}
+
+// maxAgain failures are misfortune; more are a defect.
+const maxAgain = 2
+
+// proof are the tests of real programs that look for lost data.
+var proof = regexp.MustCompile("Kill|PowerCut|LogWrites")
+
+// again is what may be tried a second time, a line "package test" each: failures of
+// few tests that run real programs beside a clock, and none of any other. A failure
+// of the engine, the protocol or a proof of crash safety is one, seen once.
+func (r result) again() []string {
+	if r.beyond || len(r.tests) > maxAgain {
+		return nil
+	}
+	for _, test := range r.tests {
+		pkg, name, _ := strings.Cut(test, " ")
+		if !strings.HasSuffix(pkg, "/test") && !strings.HasSuffix(pkg, "/test/vm") || proof.MatchString(name) {
+			return nil
+		}
+	}
+	return r.tests
+}
 
 func (r result) String() string { return fmt.Sprintf("%d %d %d", r.passed, r.failed, r.skipped) }
 
@@ -75,6 +103,9 @@ func (r *reporter) addTest(e event) {
 		r.result.failed++
 		r.broken[e.Package] = true
 		fmt.Fprint(r.bad, strings.Join(r.output[key], ""))
+		if !strings.Contains(e.Test, "/") {
+			r.result.tests = append(r.result.tests, key+"\n")
+		}
 	case "skip":
 		r.result.skipped++
 		fmt.Fprintf(r.w, "SKIP\t%s\t%s\n", key, reason(r.output[key]))
@@ -100,6 +131,7 @@ func (r *reporter) packageFailed(e event) {
 	}
 	// No test failed: the reason is outside the tests, or in one that never ended.
 	r.result.failed++
+	r.result.beyond = true
 	for key, lines := range r.output {
 		if key == e.Package || strings.HasPrefix(key, e.Package+" ") {
 			fmt.Fprint(r.bad, strings.Join(lines, ""))

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -72,8 +75,8 @@ func TestSummarize(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got != tt.want {
-				t.Errorf("counts %+v, want %+v", got, tt.want)
+			if got.String() != tt.want.String() {
+				t.Errorf("counts %v, want %v", got, tt.want)
 			}
 			if failed := tt.want.failed > 0; strings.Contains(bad.String(), tt.show[0]) != failed {
 				t.Errorf("%q among the failures: %t, want %t", tt.show[0], !failed, failed)
@@ -87,6 +90,38 @@ func TestSummarize(t *testing.T) {
 				if strings.Contains(w.String(), s) {
 					t.Errorf("report shows %q:\n%s", s, w.String())
 				}
+			}
+		})
+	}
+}
+
+// Goal: a second try is given to few tests of real programs, and to nothing else.
+func TestAgain(t *testing.T) {
+	fail := func(pkg, test string) string {
+		return fmt.Sprintf("{\"Action\":\"fail\",\"Package\":%q,\"Test\":%q}\n", pkg, test)
+	}
+	end := func(pkg string) string { return fmt.Sprintf("{\"Action\":\"fail\",\"Package\":%q}\n", pkg) }
+	tests := map[string]struct {
+		in   string
+		want []string
+	}{
+		"none failed":         {`{"Action":"pass","Package":"m/test","Test":"TestX"}`, nil},
+		"one, with a subtest": {fail("m/test", "TestX/sub") + fail("m/test", "TestX") + end("m/test"), []string{"m/test TestX\n"}},
+		"one, in a guest":     {fail("m/test/vm", "TestX") + end("m/test/vm"), []string{"m/test/vm TestX\n"}},
+		"a proof":             {fail("m/test", "TestKill") + end("m/test"), nil},
+		"three":               {fail("m/test", "TestX") + fail("m/test", "TestY") + fail("m/test", "TestZ") + end("m/test"), nil},
+		"one of another too":  {fail("m/test", "TestX") + end("m/test") + fail("m/btt", "TestY") + end("m/btt"), nil},
+		"a panic too":         {fail("m/test", "TestX") + end("m/test") + end("m/btt"), nil},
+		"a panic":             {end("m/test"), nil},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			r, err := summarize(strings.NewReader(tt.in), io.Discard, io.Discard)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := r.again(); !slices.Equal(got, tt.want) {
+				t.Errorf("again: %q, want %q", got, tt.want)
 			}
 		})
 	}
