@@ -217,25 +217,25 @@ func (r *Region) Reopen() (*Region, error) {
 	return attach(r.file.path, fd, Options{ReadOnly: r.file.readOnly, NoLock: true})
 }
 
-// File is the file or device of r, whatever its path names by now, for as long as the
-// caller does not close it. To make the file shorter than r is a fault of whoever reads there.
-func (r *Region) File() (*os.File, error) {
+// WithFile calls do with the file or device of r, whatever its path names by now, and
+// returns its error. To make the file shorter than r is a fault of whoever reads there.
+func (r *Region) WithFile(do func(*os.File) error) error {
 	fd, err := r.dup()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return os.NewFile(uintptr(fd), r.file.path), nil
+	f := os.NewFile(uintptr(fd), r.file.path)
+	defer r.file.lockPID() // which the end of any descriptor takes away
+	return errors.Join(do(f), f.Close())
 }
 
 // Stat says what file or device r is, whatever its path names by now.
-func (r *Region) Stat() (fs.FileInfo, error) {
-	f, err := r.File()
-	if err != nil {
-		return nil, err
-	}
-	defer r.file.lockPID() // which the end of any descriptor takes away
-	defer f.Close()
-	return f.Stat()
+func (r *Region) Stat() (st fs.FileInfo, err error) {
+	err = r.WithFile(func(f *os.File) (err error) {
+		st, err = f.Stat()
+		return err
+	})
+	return st, err
 }
 
 // dup is another descriptor of what r has open, which shares its lock.

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Goal: File, Stat and Reopen go by what is open, also when another file has its path,
+// Goal: WithFile, Stat and Reopen go by what is open, also when another file has its path,
 // and leave the lock where it is; heap memory is no file.
 func TestReopen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a")
@@ -20,11 +20,7 @@ func TestReopen(t *testing.T) {
 	if err := errors.Join(os.Rename(path, path+".moved"), os.WriteFile(path, make([]byte, 4096), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	f, err := r.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(f.Truncate(16384), f.Close()); err != nil {
+	if err := r.WithFile(func(f *os.File) error { return f.Truncate(16384) }); err != nil {
 		t.Fatal(err)
 	}
 	big, err := r.Reopen()
@@ -45,7 +41,7 @@ func TestReopen(t *testing.T) {
 		t.Errorf("the lock has gone: %v", err)
 	}
 	heap := NewHeap(4096)
-	_, err = heap.File()
+	err = heap.WithFile(func(*os.File) error { return nil })
 	_, again := heap.Reopen()
 	if !errors.Is(err, fs.ErrInvalid) || !errors.Is(again, fs.ErrInvalid) {
 		t.Errorf("heap: %v, %v", err, again)

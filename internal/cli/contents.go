@@ -44,16 +44,19 @@ func firstByte(ctx context.Context, r *pmem.Region, bar *progress) (at uint64, f
 
 // firstByteFrom is firstByte at offset from or behind.
 func firstByteFrom(ctx context.Context, r *pmem.Region, from uint64, bar *progress) (at uint64, found bool, err error) {
-	next := func(off uint64) (extent, error) { return extent{off, r.Size() - off}, nil }
-	f, err := r.File() // the path may name another by now
-	if err != nil {
-		return 0, false, err
-	}
-	defer f.Close()
+	err = r.WithFile(func(f *os.File) (err error) { // the path may name another by now
+		at, found, err = firstByteOf(ctx, r, f, from, bar)
+		return err
+	})
+	return at, found, err
+}
+
+func firstByteOf(ctx context.Context, r *pmem.Region, f *os.File, from uint64, bar *progress) (at uint64, found bool, err error) {
 	st, err := f.Stat()
 	if err != nil {
 		return 0, false, err
 	}
+	next := func(off uint64) (extent, error) { return extent{off, r.Size() - off}, nil }
 	if st.Mode().IsRegular() {
 		next = func(off uint64) (extent, error) { return nextData(f, off, r.Size()) }
 	}

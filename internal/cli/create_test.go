@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/uuid"
 	"github.com/spf13/pflag"
 
 	"github.com/bttnbd/bttnbd/check"
@@ -84,4 +86,92 @@ func TestRoomFor(t *testing.T) {
 	for _, n := range []uint64{1 << 30, 511 << 30, layout.MaxArenaSize - 1, layout.MaxArenaSize, layout.MaxArenaSize + 1, 600 << 30, 5 << 40} {
 		room(n)
 	}
+}
+
+// Goal: what is laid out is the file that was opened and looked at, also when its path
+// has come to name another one since: that one keeps every byte. The same for a file
+// that was empty, and for the removal of one that could not be made.
+func TestCreateGoesByWhatIsOpen(t *testing.T) {
+	precious := bytes.Repeat([]byte("precious"), 4096)
+	tests := map[string]func(t *testing.T, path string, moved func()) error{
+		"another size": func(t *testing.T, path string, moved func()) error {
+			write(t, path, make([]byte, mib(17)))
+			r := open(t, path, pmem.Options{})
+			moved()
+			s := imageSpec{path: path, size: mib(20), sectorSize: 4096, flavour: layout.Kernel, force: true, uuid: uuid.New()}
+			_, err := s.overwrite(t.Context(), r)
+			return err
+		},
+		"the same size": func(t *testing.T, path string, moved func()) error {
+			write(t, path, make([]byte, mib(20)))
+			r := open(t, path, pmem.Options{})
+			moved()
+			s := imageSpec{path: path, sectorSize: 4096, flavour: layout.Kernel, force: true, allocate: true, uuid: uuid.New()}
+			_, err := s.overwrite(t.Context(), r)
+			return err
+		},
+		"an empty file": func(t *testing.T, path string, moved func()) error {
+			write(t, path, nil)
+			r := open(t, path, pmem.Options{SizeIfEmpty: mib(20)})
+			moved()
+			s := imageSpec{path: path, size: mib(20), sectorSize: 4096, flavour: layout.Kernel, uuid: uuid.New()}
+			_, err := s.layOutEmpty(t.Context(), r)
+			return err
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "image")
+			err := tt(t, path, func() {
+				if err := os.Rename(path, path+".moved"); err != nil {
+					t.Fatal(err)
+				}
+				write(t, path, precious)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, precious) {
+				t.Errorf("the other file: %d bytes, %v", len(b), err)
+			}
+			rep, err := check.Run(t.Context(), open(t, path+".moved", pmem.Options{ReadOnly: true, NoLock: true}), check.Options{})
+			if err != nil || !rep.Clean() || rep.Size != mib(20) {
+				t.Errorf("the image: %+v, %v", rep, err)
+			}
+		})
+	}
+
+	path := filepath.Join(t.TempDir(), "image")
+	r, err := pmem.Create(path, mib(17), pmem.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := os.Rename(path, path+".moved"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, precious)
+	if err := removeOwn(r); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("somebody else's file is gone: %v", err)
+	}
+}
+
+func write(t *testing.T, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func open(t *testing.T, path string, o pmem.Options) *pmem.Region {
+	t.Helper()
+	r, err := pmem.Open(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
 }

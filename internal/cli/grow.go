@@ -255,12 +255,11 @@ func (o *growOptions) mayUse(ctx context.Context, stderr io.Writer, r *pmem.Regi
 
 // enlarge gives a regular file its size, durably, with zeros behind the BTT, and the
 // space that is written to now. When it fails for want of space, the size is as before.
-func (o *growOptions) enlarge(r *pmem.Region, plan *btt.Growth, size uint64) (err error) {
-	f, err := r.File()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
+func (o *growOptions) enlarge(r *pmem.Region, plan *btt.Growth, size uint64) error {
+	return r.WithFile(func(f *os.File) error { return o.enlargeFile(r, f, plan, size) })
+}
+
+func (o *growOptions) enlargeFile(r *pmem.Region, f *os.File, plan *btt.Growth, size uint64) error {
 	was := r.Size()
 	if (o.force || plan.Interrupted) && was > plan.Offset {
 		if err := btt.SettleGrow(r, btt.GrowParams{}); err != nil {
@@ -290,7 +289,7 @@ func (o *growOptions) reserve(f *os.File, plan *btt.Growth, size uint64) error {
 			extents = append(extents, extent{a.Offset, layout.InfoSize}, extent{a.Offset + g.FlogOff, g.Size - g.FlogOff})
 		}
 	}
-	return (&imageSpec{path: o.path, allocate: o.allocate}).reserveIn(f, extents)
+	return (&imageSpec{path: o.path, allocate: o.allocate}).reserve(f, extents)
 }
 
 // adviseGrow says what to do about an image that cannot grow.

@@ -29,6 +29,7 @@ type imageSpec struct {
 	parentUUID uuid.UUID
 	allocate   bool // take all the space now
 	force      bool // overwrite what is there
+	regular    bool // it is a file, not a device; known once it is open
 
 	// bar makes the progress of work on the whole file; nil: there is none to be seen.
 	bar func(what string) *progress
@@ -143,11 +144,24 @@ func (s *imageSpec) makeNew(ctx context.Context) (p imagePlan, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.Remove(s.path)) // while nobody else can own it
+			err = errors.Join(err, removeOwn(r)) // while nobody else can own it
 		}
 		err = errors.Join(err, r.Close())
 	}()
+	s.regular = true
 	return p, s.layOut(ctx, r, p, true)
+}
+
+// removeOwn removes the file of r, if its path still names it.
+func removeOwn(r *pmem.Region) error {
+	mine, err := r.Stat()
+	if err != nil {
+		return err
+	}
+	if named, err := os.Lstat(r.Path()); err != nil || !os.SameFile(mine, named) {
+		return nil
+	}
+	return os.Remove(r.Path())
 }
 
 // makeOver lays the image out over an existing file or device. It refuses when
@@ -171,10 +185,19 @@ func (s *imageSpec) makeOver(ctx context.Context) (p imagePlan, err error) {
 	if r.Sized() {
 		return s.layOutEmpty(ctx, r)
 	}
+	return s.overwrite(ctx, r)
+}
+
+// overwrite is makeOver of what is open: it never goes by the path, which may name
+// another file by now.
+func (s *imageSpec) overwrite(ctx context.Context, r *pmem.Region) (p imagePlan, err error) {
+	if s.regular, err = isRegular(r); err != nil {
+		return p, err
+	}
 	if p, err = s.mayOverwrite(ctx, r); err != nil {
 		return p, err
 	}
-	if s.allocate && !isRegular(s.path) {
+	if s.allocate && !s.regular {
 		return p, usagef("%s: a device has all its space: leave --allocate out", s.path)
 	}
 	if ctx.Err() != nil {
@@ -183,7 +206,7 @@ func (s *imageSpec) makeOver(ctx context.Context) (p imagePlan, err error) {
 	defer func() {
 		err = interruptLeaves(err, "%s: nothing is laid out yet, and what was there is gone: run the same command again with --force", s.path)
 	}()
-	if !isRegular(s.path) {
+	if !s.regular {
 		return p, s.layOut(ctx, r, p, false)
 	}
 	if s.force {
@@ -191,41 +214,31 @@ func (s *imageSpec) makeOver(ctx context.Context) (p imagePlan, err error) {
 			return p, withPath(s.path, err)
 		}
 	}
-	zeroed, err := s.clear(r.Size())
+	zeroed, err := s.clear(r)
 	if err != nil {
 		return p, err
 	}
 	if s.size == 0 || s.size == r.Size() {
 		return p, s.layOut(ctx, r, p, zeroed)
 	}
-	// The mapping has the old size. It is given up only now, since it held the
-	// lock while the file was cleared.
-	if err := r.Close(); err != nil {
+	resized, err := r.Reopen() // under the lock of r, which has the old size
+	if err != nil {
 		return p, err
 	}
-	return p, s.layOutFile(ctx, p, zeroed)
+	return p, errors.Join(s.layOut(ctx, resized, p, zeroed), resized.Close())
 }
 
 // layOutEmpty is layOut of a file that was empty and has got its size when it was
 // opened. When it fails, the file is empty again, before anybody else can own it.
 func (s *imageSpec) layOutEmpty(ctx context.Context, r *pmem.Region) (p imagePlan, err error) {
+	s.regular = true
 	if p, err = s.plan(r.Size()); err == nil {
 		err = s.layOut(ctx, r, p, true)
 	}
 	if err != nil {
-		err = errors.Join(err, os.Truncate(s.path, 0))
+		err = errors.Join(err, r.WithFile(func(f *os.File) error { return f.Truncate(0) }))
 	}
 	return p, err
-}
-
-// layOutFile is layOut of a file that has its size and is not open.
-func (s *imageSpec) layOutFile(ctx context.Context, p imagePlan, zeroed bool) (err error) {
-	r, err := openRegion(s.path, pmem.Options{})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	return s.layOut(ctx, r, p, zeroed)
 }
 
 // mayOverwrite refuses what must not be lost: a byte other than zero, wherever it
@@ -234,7 +247,7 @@ func (s *imageSpec) mayOverwrite(ctx context.Context, r *pmem.Region) (imagePlan
 	size := r.Size()
 	resize := s.size != 0 && s.size != size
 	switch {
-	case resize && !isRegular(s.path):
+	case resize && !s.regular:
 		return imagePlan{}, usagef("%s: the device has %s, not %s: leave --size out", s.path, units.Human(size), units.Human(s.size))
 	case resize && s.force:
 		size = s.size
@@ -288,12 +301,15 @@ func (s *imageSpec) wrongSize(ctx context.Context, r *pmem.Region) error {
 
 // clear gives a regular file the wanted size and, when forced, makes it all
 // holes. It reports whether the file is known to read as zeros.
-func (s *imageSpec) clear(size uint64) (zeroed bool, err error) {
-	f, err := os.OpenFile(s.path, os.O_RDWR, 0)
-	if err != nil {
-		return false, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
+func (s *imageSpec) clear(r *pmem.Region) (zeroed bool, err error) {
+	err = r.WithFile(func(f *os.File) (err error) {
+		zeroed, err = s.clearFile(f, r.Size())
+		return err
+	})
+	return zeroed, err
+}
+
+func (s *imageSpec) clearFile(f *os.File, size uint64) (zeroed bool, err error) {
 	if s.size != 0 && s.size != size {
 		if err := f.Truncate(int64(s.size)); err != nil {
 			return false, err
@@ -306,19 +322,19 @@ func (s *imageSpec) clear(size uint64) (zeroed bool, err error) {
 			return true, f.Sync()
 		}
 	}
-	_, err = unix.Seek(int(f.Fd()), 0, unix.SEEK_DATA)
-	return err == unix.ENXIO, nil // no data anywhere
+	_, err = f.Seek(0, unix.SEEK_DATA)
+	return errors.Is(err, unix.ENXIO), nil // no data anywhere
 }
 
 // layOut reserves the space that the image must have, and formats.
 func (s *imageSpec) layOut(ctx context.Context, r *pmem.Region, p imagePlan, zeroed bool) error {
 	defer pmem.ArmFaults()()
-	if isRegular(s.path) {
+	if s.regular {
 		extents := p.written(s.flavour, zeroed)
 		if s.allocate {
 			extents = []extent{{0, r.Size()}}
 		}
-		if err := s.reserve(extents); err != nil {
+		if err := r.WithFile(func(f *os.File) error { return s.reserve(f, extents) }); err != nil {
 			return err
 		}
 	}
@@ -343,17 +359,7 @@ func (s *imageSpec) layOut(ctx context.Context, r *pmem.Region, p imagePlan, zer
 
 // reserve gives the extents of a regular file their space on disk, so that a full
 // disk is refused here and not in the middle of formatting.
-func (s *imageSpec) reserve(extents []extent) error {
-	f, err := os.OpenFile(s.path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return s.reserveIn(f, extents)
-}
-
-// reserveIn is reserve of a file that is open.
-func (s *imageSpec) reserveIn(f *os.File, extents []extent) error {
+func (s *imageSpec) reserve(f *os.File, extents []extent) error {
 	for _, e := range extents {
 		err := unix.Fallocate(int(f.Fd()), 0, int64(e.off), int64(e.n))
 		switch {

@@ -123,9 +123,10 @@ func withPath(path string, err error) error {
 	return fmt.Errorf("%s: %w", path, err)
 }
 
-func isRegular(path string) bool {
-	st, err := os.Stat(path)
-	return err == nil && st.Mode().IsRegular()
+// isRegular reports whether r is a file and no device, whatever its path names by now.
+func isRegular(r *pmem.Region) (bool, error) {
+	st, err := r.Stat()
+	return err == nil && st.Mode().IsRegular(), err
 }
 
 func isEmpty(path string) bool {
