@@ -8,6 +8,7 @@
 //	guest replay DEVICE LOG FROM TO    what dm-log-writes has written down in LOG
 //	guest points LOG N                 points of such a log at which all before is durable
 //	guest crowd MIB ROUNDS             so much memory in use, in so many rounds
+//	guest poison FILE SIZE MARK        makes the page that begins with MARK bad memory
 //	guest progress COUNTERS N MORE     waits until so many writes more are acknowledged
 //
 // With GUEST_SYNC set, what is acknowledged has been synced (O_DSYNC).
@@ -40,6 +41,9 @@ func main() {
 func run(args []string) error {
 	if len(args) == 4 && args[0] == "progress" {
 		return progress(args[1], args[2:])
+	}
+	if len(args) == 4 && args[0] == "poison" {
+		return poison(args[1], args[2], args[3])
 	}
 	if len(args) < 3 {
 		return errors.New("too few arguments, see the source")
