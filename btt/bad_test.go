@@ -13,10 +13,11 @@ import (
 
 // badMemory is a tracer whose memory refuses some ranges, as a poisoned page does.
 type badMemory struct {
-	base uintptr
-	bad  map[uint64]uint64 // offset → end
-	once bool              // each fault passes when it has been met
-	hint uint32
+	base   uintptr
+	bad    map[uint64]uint64 // offset → end
+	once   bool              // each fault passes when it has been met
+	hint   uint32
+	racing bool // allows ReadRacing: what has failed of one is read again
 }
 
 type memoryFault struct{ at uintptr }
@@ -38,6 +39,8 @@ func (m *badMemory) access(off, n uint64) {
 func (m *badMemory) Load(off, n uint64)        { m.access(off, n) }
 func (m *badMemory) Store(off, n, v uint64)    { m.access(off, n) }
 func (m *badMemory) Bulk(off uint64, p []byte) { m.access(off, uint64(len(p))) }
+func (m *badMemory) Racing(off, n uint64) bool { return m.racing && m.pass(off, n) }
+func (m *badMemory) pass(off, n uint64) bool   { m.access(off, n); return true }
 func (m *badMemory) BulkZero(off, n uint64)    { m.access(off, n) }
 func (m *badMemory) Flush(off, n uint64)       {}
 func (m *badMemory) Drain() error              { return nil }

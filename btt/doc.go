@@ -40,11 +40,18 @@
 //
 // # Read path (read.go)
 //
-// A reader takes no lock. It looks the block up, announces it in the read
-// tracking table (RTT), looks again, and only then copies. A writer that is about
-// to fill a free block waits until nobody has it announced. The announcement and
-// the second look must not pass each other; sync/atomic is sequentially
-// consistent, which is what this needs.
+// A reader takes no lock. It first tries without telling anybody (glimpse.go): it
+// looks the block up, copies it, and looks whether the entry has stayed the same
+// meanwhile and has not been swung away and back, which a count for each map lock
+// tells. If it has not, the block was the map's all the time, and by I2 nobody
+// stored to it.
+//
+// Otherwise, and for all that is no plain block with data, it looks the block up,
+// announces it in the read tracking table (RTT), looks again, and only then copies.
+// A writer that is about to fill a free block waits until nobody has it announced.
+// So such a reader ends, however many writers there are. The announcement and the
+// second look must not pass each other; sync/atomic is sequentially consistent,
+// which is what this needs.
 //
 // # Zero and error entries (zero.go)
 //

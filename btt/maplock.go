@@ -22,7 +22,10 @@ type mapLock struct {
 	// unsettled counts zero and error entries of these lines that are stored but
 	// not yet durable; see arena.settle.
 	unsettled atomic.Int32
-	_         [52]byte
+	// swings counts the map entries of these lines that were swung to another block;
+	// see Device.glimpse. Stored to under mu.
+	swings uint64
+	_      [40]byte
 }
 
 func lockOf(lba layout.PremapLBA) uint32 { return uint32(lba) / entriesPerLine % mapLocks }

@@ -9,7 +9,8 @@ import (
 	"github.com/bttnbd/bttnbd/layout"
 )
 
-// The read tracking table tells writers which internal blocks are being read.
+// The read tracking table tells writers which internal blocks are being read, by
+// readers for whom [Device.glimpse] has not done.
 //
 //	reader                              writer, before it fills free block b
 //	1  e := map[lba]                    1  (b became free: map[…] was swung away)

@@ -4,6 +4,7 @@ import (
 	"math/bits"
 
 	"github.com/bttnbd/bttnbd/layout"
+	"github.com/bttnbd/bttnbd/pmem"
 )
 
 // maxGroup is how many blocks are committed under one set of three drains. It is
@@ -206,6 +207,8 @@ func (a *arena) recordOff(lane uint32) uint64 {
 func (a *arena) swing(group []blockWrite) {
 	for i := range group {
 		w := &group[i]
+		swings := &a.locks[lockOf(w.lba)].swings
+		pmem.StoreRelease64(swings, *swings+1)
 		a.reg.Store32(a.mapOff(w.lba), uint32(layout.NormalEntry(a.lanes[w.lane].free)))
 	}
 	for i := range group {

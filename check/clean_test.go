@@ -300,14 +300,15 @@ func TestKindNames(t *testing.T) {
 // sequential is a tracer that does nothing, which makes a check use one goroutine.
 type sequential struct{}
 
-func (sequential) Load(_, _ uint64)     {}
-func (sequential) Store(_, _, _ uint64) {}
-func (sequential) Bulk(uint64, []byte)  {}
-func (sequential) BulkZero(_, _ uint64) {}
-func (sequential) Flush(_, _ uint64)    {}
-func (sequential) Drain() error         { return nil }
-func (sequential) Await(func() bool)    {}
-func (sequential) Hint() uint32         { return 0 }
+func (sequential) Load(_, _ uint64)        {}
+func (sequential) Racing(_, _ uint64) bool { return true }
+func (sequential) Store(_, _, _ uint64)    {}
+func (sequential) Bulk(uint64, []byte)     {}
+func (sequential) BulkZero(_, _ uint64)    {}
+func (sequential) Flush(_, _ uint64)       {}
+func (sequential) Drain() error            { return nil }
+func (sequential) Await(func() bool)       {}
+func (sequential) Hint() uint32            { return 0 }
 
 func TestParallel(t *testing.T) {
 	// Goal: a map of many chunks gives the same report on many goroutines as on one,

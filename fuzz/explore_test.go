@@ -13,6 +13,7 @@ import (
 type explorer struct {
 	flavour layout.Flavour
 	file    bool // the memory is a file behind the page cache
+	racing  bool // readers copy first, and look afterwards whether that was right
 	alone   bool // recovery by others is looked at elsewhere
 	images  int  // crash images recovered and verified
 	nested  int  // of them, from a crash in recovery or after it

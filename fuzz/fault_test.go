@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -277,11 +278,12 @@ func TestFaultSchedules(t *testing.T) {
 	for _, s := range []scenario{
 		{"two writers, one block", 1, [][]op{{{opWrite, 0, lowLanes}}, {{opWrite, 0, highLanes}}}},
 		{"writer and reader", 1, [][]op{{{opWrite, 0, lowLanes}, {opWrite, 0, lowLanes}}, {{opRead, 0, lowLanes}}}},
+		{"writer and reader, racing", 1, [][]op{{{opWrite, 0, lowLanes}, {opWrite, 0, lowLanes}}, {{opRead, 0, lowLanes}}}},
 		{"writer and zero", 1, [][]op{{{opWrite, 0, lowLanes}}, {{opZero, 0, lowLanes}}}},
 		{"part and zero", 1, [][]op{{{opPart, 0, lowLanes}}, {{opZero, 0, lowLanes}}}},
 	} {
 		t.Run(s.name, func(t *testing.T) {
-			e := &explorer{flavour: layout.UEFI}
+			e := &explorer{flavour: layout.UEFI, racing: strings.HasSuffix(s.name, "racing")}
 			schedules := 0
 			for n, hit := 1, true; hit; n++ {
 				hit = false

@@ -139,6 +139,7 @@ func (s *sample) run() error {
 // and what is promised of it.
 func (s *sample) epoch() (left *pmemtest.Machine, p promise, err error) {
 	m := s.w.m
+	m.AllowRacing = s.rng.IntN(2) == 0
 	r := &run{w: s.w, base: int(s.epochs) * 1000, inError: s.w.inError}
 	for i := range r.h.start {
 		r.h.start[i] = s.w.now[i][0]

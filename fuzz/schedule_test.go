@@ -55,13 +55,13 @@ var scenarios = []scenario{
 func TestSchedules(t *testing.T) {
 	t.Parallel()
 	var all struct{ schedules, images atomic.Int64 }
-	try := func(name string, s scenario, f layout.Flavour) {
+	try := func(name string, s scenario, e *explorer) {
 		parent := t
 		t.Run(name, func(t *testing.T) {
 			if !beside(t, parent) {
 				return
 			}
-			schedules, images := s.test(t, &explorer{flavour: f})
+			schedules, images := s.test(t, e)
 			all.schedules.Add(int64(schedules))
 			all.images.Add(int64(images))
 		})
@@ -69,7 +69,7 @@ func TestSchedules(t *testing.T) {
 	t.Cleanup(func() {
 		t.Logf("in all %d schedules, %d images", all.schedules.Load(), all.images.Load())
 		if wholeCampaign() {
-			atLeast(t, "schedules", int(all.schedules.Load()), 68_000)
+			atLeast(t, "schedules", int(all.schedules.Load()), 100_000)
 			atLeast(t, "images", int(all.images.Load()), 170_000)
 		}
 	})
@@ -77,10 +77,25 @@ func TestSchedules(t *testing.T) {
 		if testing.Short() {
 			s.preemptions = min(s.preemptions, 2)
 		}
-		try(s.name, s, layout.UEFI)
+		try(s.name, s, &explorer{flavour: layout.UEFI})
+		if s.reads() {
+			try(s.name+", racing", s, &explorer{flavour: layout.UEFI, racing: true})
+		}
 		s.preemptions = min(s.preemptions, 1)
-		try(s.name+", in a pool", s, pmemblk)
+		try(s.name+", in a pool", s, &explorer{flavour: pmemblk})
 	}
+}
+
+// reads reports whether a thread reads.
+func (s *scenario) reads() bool {
+	for _, ops := range s.threads {
+		for _, o := range ops {
+			if o.kind == opRead {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (s *scenario) test(t *testing.T, e *explorer) (schedules, images int) {
@@ -134,6 +149,7 @@ func (s *scenario) runFailing(e *explorer, c pmemtest.Chooser, failing int) (met
 	left := failing
 	r := &run{faulty: failing > 0, w: e.world()}
 	m := r.w.m
+	m.AllowRacing = e.racing
 	at := reflect.ValueOf(m.Peek()).Pointer()
 	threads, stop := r.start(s.threads, 0)
 	defer stop()

@@ -43,15 +43,19 @@ func (e *FaultError) Unwrap() error { return e.Err }
 //	defer r.CatchFault(&err)
 //	defer pmem.ArmFaults()()
 func ArmFaults() (restore func()) {
-	if debug.SetPanicOnFault(true) {
+	if SetFaults(true) {
 		return leaveArmed
 	}
 	return disarm
 }
 
+// SetFaults is ArmFaults, or its opposite, for those who put back themselves what
+// was before.
+func SetFaults(armed bool) (were bool) { return debug.SetPanicOnFault(armed) }
+
 func leaveArmed() {}
 
-func disarm() { debug.SetPanicOnFault(false) }
+func disarm() { SetFaults(false) }
 
 // CatchFault, deferred, stores a *FaultError in err when a memory fault inside the
 // mapping panicked; see ArmFaults. It passes every other panic on.
@@ -67,16 +71,30 @@ func (r *Region) CatchFault(err *error) {
 	*err = e
 }
 
+// IsFault reports whether a recovered panic value is a memory fault, of whatever region.
+func IsFault(v any) bool {
+	_, is := faultAt(v)
+	return is
+}
+
+// faultAt is the address of the fault that a recovered panic value is. The runtime's
+// error knows it. Its text does not help: it speaks of a nil pointer.
+func faultAt(v any) (addr uintptr, is bool) {
+	err, ok := v.(error)
+	var at interface{ Addr() uintptr }
+	if !ok || !errors.As(err, &at) {
+		return 0, false
+	}
+	return at.Addr(), true
+}
+
 // fault is the error for a recovered panic value, nil if it is no fault of r.
 func (r *Region) fault(v any) *FaultError {
-	// The runtime's error for a fault knows the address. Its text does not help: it
-	// speaks of a nil pointer.
-	re, ok := v.(error)
-	var at interface{ Addr() uintptr }
-	if !ok || !errors.As(re, &at) || r.mem == nil {
+	addr, ok := faultAt(v)
+	if !ok || r.mem == nil {
 		return nil
 	}
-	off := uint64(at.Addr() - address(r.mem)) // wraps around below the mapping
+	off := uint64(addr - address(r.mem)) // wraps around below the mapping
 	page := uint64(unix.Getpagesize())
 	if off >= (r.Size()+page-1)&^(page-1) {
 		return nil

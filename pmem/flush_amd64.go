@@ -17,6 +17,7 @@ var (
 	hasCLWB       = cpuid7()&(1<<24) != 0
 	hasERMS       = cpuid7()&(1<<9) != 0
 	hasAVX512     = cpu.X86.HasAVX512F // and the kernel saves its registers
+	hasLines      = hasAVX512          // movLines may be called
 )
 
 // Instructions names what this build and processor write cache lines back with.
@@ -101,6 +102,13 @@ func fetchAhead(b []byte) {
 // the persistence domain.
 func fence() { sfence() }
 
+// ordersLoads: see Region.ReadRacing.
+const ordersLoads = true
+
+// orderLoads is nothing: loads are never seen out of order here, those of REP MOVSB
+// included (Intel SDM volume 3, 9.2.4: of string operations only stores may be).
+func orderLoads() {}
+
 // Implemented in flush_amd64.s.
 
 // cpuid7 is EBX of CPUID leaf 7, or 0 where that leaf does not exist.
@@ -123,6 +131,9 @@ func movntLines(dst, src *byte, n uintptr)
 
 //go:noescape
 func movntZero(dst *byte, n uintptr)
+
+//go:noescape
+func movLines(dst, src *byte, n uintptr)
 
 //go:noescape
 func movsb(dst, src *byte, n uintptr)

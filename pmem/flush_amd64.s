@@ -185,6 +185,30 @@ tail:
 done:
 	RET
 
+// func movLines(dst, src *byte, n uintptr)
+// Copies n bytes, a multiple of 256 and not 0 (AVX-512F). Registers from 16 on need
+// no VZEROUPPER.
+TEXT ·movLines(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), CX
+	ADDQ DI, CX             // end
+
+loop:
+	VMOVDQU64 0(SI), Z16
+	VMOVDQU64 64(SI), Z17
+	VMOVDQU64 128(SI), Z18
+	VMOVDQU64 192(SI), Z19
+	VMOVDQU64 Z16, 0(DI)
+	VMOVDQU64 Z17, 64(DI)
+	VMOVDQU64 Z18, 128(DI)
+	VMOVDQU64 Z19, 192(DI)
+	ADDQ      $256, SI
+	ADDQ      $256, DI
+	CMPQ      DI, CX
+	JB        loop
+	RET
+
 // func sfence()
 TEXT ·sfence(SB), NOSPLIT, $0-0
 	SFENCE

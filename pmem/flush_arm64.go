@@ -46,10 +46,20 @@ func streamZero(dst []byte) { clear(dst) }
 
 func copyOut(dst, src []byte) { copy(dst, src) }
 
+const hasLines = false // copyOut is all there is
+
+func movLines(dst, src *byte, n uintptr) {}
+
 func fetchAhead([]byte) {}
 
 // fence waits for every earlier store and clean of this PE.
 func fence() { dsb() }
+
+// ordersLoads: see Region.ReadRacing.
+const ordersLoads = true
+
+// orderLoads lets no later load or store come before an earlier load.
+func orderLoads() { dmbLoads() }
 
 // Implemented in flush_arm64.s.
 
@@ -62,3 +72,5 @@ func cleanPersistence(p *byte, n, line uintptr)
 func cleanCoherency(p *byte, n, line uintptr)
 
 func dsb()
+
+func dmbLoads()

@@ -58,3 +58,9 @@ done:
 TEXT ·dsb(SB), NOSPLIT, $0-0
 	DSB $15
 	RET
+
+// func dmbLoads()
+// DMB ISHLD: every earlier load is done before any later load or store.
+TEXT ·dmbLoads(SB), NOSPLIT, $0-0
+	DMB $9
+	RET

@@ -22,7 +22,17 @@ func streamZero(dst []byte) { clear(dst) }
 
 func copyOut(dst, src []byte) { copy(dst, src) }
 
+const hasLines = false // copyOut is all there is
+
+func movLines(dst, src *byte, n uintptr) {}
+
 func fetchAhead([]byte) {}
+
+// ordersLoads: nobody knows, and the race detector would rightly complain. See
+// Region.ReadRacing.
+const ordersLoads = false
+
+func orderLoads() {}
 
 // fence does nothing: without write-back there is nothing to wait for, a killed
 // process loses no executed store, and readers are ordered by sync/atomic.

@@ -98,6 +98,21 @@ func (r *Region) Read(p []byte, off uint64) {
 	copyOut(p, r.mem[off:off+n])
 }
 
+// ReadRacing is Read while others may be storing to the range: what it copies is worth
+// something only if loads that come after it find that nobody was. They really do come
+// after it. It reports false, having copied nothing of worth, where that order cannot be
+// had: in race builds, on processors that we do not know, and where a [Tracer] says so.
+// A simulation lets others run in the middle of the copy.
+func (r *Region) ReadRacing(p []byte, off uint64) bool {
+	n := uint64(len(p))
+	if !ordersLoads || n > r.n8 || off > r.n8-n {
+		return r.readTorn(p, off)
+	}
+	r.copyRacing(p, off)
+	orderLoads()
+	return true
+}
+
 // ReadOnce is Read for those who go through a lot of bytes once: it does not map
 // their pages, which costs more than copying them. What a read-only region keeps to
 // itself it does not see (see [Region.ReadOnly]).
@@ -223,7 +238,7 @@ func (r *Region) Hint() uint32 {
 	if r.tr != nil {
 		return r.tr.Hint()
 	}
-	return whereStackIs()
+	return StackHint()
 }
 
 // check panics unless [off, off+n) is in range and off is a multiple of align.

@@ -7,6 +7,7 @@ import "fmt"
 // block, to let another goroutine run first, and it may panic, to cut the power.
 type Tracer interface {
 	Load(off, n uint64)        // Load32, Load64, Read
+	Racing(off, n uint64) bool // each half of ReadRacing; false: it must not happen
 	Store(off, n, v uint64)    // Store32, Store64: n is 4 or 8; v's bytes are little-endian on media
 	Bulk(off uint64, p []byte) // Write; p must not be kept or changed
 	BulkZero(off, n uint64)    // Zero
@@ -34,6 +35,23 @@ func (r *Region) beforeLoad32(off uint64) { r.beforeLoad(off, 4, 4) }
 
 //go:noinline
 func (r *Region) beforeLoad64(off uint64) { r.beforeLoad(off, 8, 8) }
+
+// readTorn is ReadRacing where it is traced or not possible.
+func (r *Region) readTorn(p []byte, off uint64) bool {
+	r.check("read", off, uint64(len(p)), 1)
+	if r.tr == nil {
+		return false
+	}
+	half := len(p) / 2
+	for _, part := range [...][]byte{p[:half], p[half:]} {
+		if !r.tr.Racing(off, uint64(len(part))) {
+			return false
+		}
+		copy(part, r.mem[off:])
+		off += uint64(len(part))
+	}
+	return true
+}
 
 func (r *Region) beforeLoad(off, n, align uint64) {
 	r.check("load", off, n, align)

@@ -17,6 +17,7 @@ type recorder struct {
 func (t *recorder) add(f string, a ...any) {
 	t.log = append(t.log, fmt.Sprintf(f, a...)+fmt.Sprintf(" @%d", t.mem[0]))
 }
+func (t *recorder) Racing(off, n uint64) bool { t.add("racing %d %d", off, n); return off < 32 }
 func (t *recorder) Load(off, n uint64)        { t.add("load %d %d", off, n) }
 func (t *recorder) Store(off, n, v uint64)    { t.add("store %d %d %d", off, n, v) }
 func (t *recorder) Bulk(off uint64, p []byte) { t.add("bulk %d %d", off, p[0]) }
@@ -38,6 +39,9 @@ func TestTracerSeesOpsFirst(t *testing.T) {
 	r.Load64(8)
 	r.Write(0, []byte{3, 0, 0, 0, 0, 0, 0, 0})
 	r.Read(make([]byte, 3), 1)
+	if p := make([]byte, 5); !r.ReadRacing(p, 0) || p[0] != 3 || r.ReadRacing(p, 30) {
+		t.Errorf("a racing read brought %v, or one that the tracer refuses was done", p)
+	}
 	r.Zero(0, 16)
 	r.Flush(0, 1)
 	r.Touch(0)
@@ -49,6 +53,7 @@ func TestTracerSeesOpsFirst(t *testing.T) {
 	}
 	want := []string{
 		"store 0 4 1 @0", "store 0 8 2 @1", "load 4 4 @2", "load 8 8 @2", "bulk 0 3 @2", "load 1 3 @3",
+		"racing 0 2 @3", "racing 2 3 @3", "racing 30 2 @3", "racing 32 3 @3",
 		"zero 0 16 @3", "flush 0 1 @0", "drain @0", "flush 8 8 @0", "drain @0", "await true @0", "hint @0",
 	}
 	if !slices.Equal(rec.log, want) {

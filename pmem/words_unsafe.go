@@ -17,14 +17,14 @@ import (
 // comparison leads to the slow path. Together that fits the inliner's budget,
 // which a nil check and two comparisons do not.
 type words struct {
-	base     unsafe.Pointer
-	n32, n64 uint64 // words that may be reached without the slow path
+	base         unsafe.Pointer
+	n8, n32, n64 uint64 // words, of a byte to 8, that may be reached without the slow path
 }
 
 func wordsOf(mem []byte, traced bool) words {
 	w := words{base: unsafe.Pointer(unsafe.SliceData(mem))}
 	if !traced {
-		w.n32, w.n64 = uint64(len(mem)/4), uint64(len(mem)/8)
+		w.n8, w.n32, w.n64 = uint64(len(mem)), uint64(len(mem)/4), uint64(len(mem)/8)
 	}
 	return w
 }
@@ -78,6 +78,17 @@ func (r *Region) Store64(off uint64, v uint64) {
 	StoreRelease64((*uint64)(unsafe.Add(r.base, off)), v)
 }
 
+// copyRacing is copyOut of bytes that the caller has found to be in range. For small
+// sectors it is short.
+func (r *Region) copyRacing(p []byte, off uint64) {
+	n := uintptr(len(p))
+	if hasLines && n%256 == 0 && n-1 < 1024 { // not 0
+		movLines(unsafe.SliceData(p), (*byte)(unsafe.Add(r.base, off)), n)
+		return
+	}
+	copyOut(p, unsafe.Slice((*byte)(unsafe.Add(r.base, off)), n))
+}
+
 // addNothing stores what is there already, so that the page becomes writable. A
 // concurrent store to the same word is not lost: the addition is atomic. The
 // caller has checked that the page is part of the region.
@@ -85,9 +96,9 @@ func (r *Region) addNothing(off uint64) {
 	atomic.AddUint32((*uint32)(unsafe.Add(r.base, off)), 0)
 }
 
-// whereStackIs is a hash of the place of the caller's stack. A goroutine keeps its
+// StackHint is a number as of [Region.Hint], for what no simulation can see: a hash of the place of the caller's stack. A goroutine keeps its
 // stack, of 8 KiB or more when it does I/O, until it needs a larger one.
-func whereStackIs() uint32 {
+func StackHint() uint32 {
 	var here byte
 	return uint32(uint64(uintptr(unsafe.Pointer(&here))) >> 13 * 0x9e3779b97f4a7c15 >> 40)
 }

@@ -162,28 +162,30 @@ func engineLoop(d *btt.Device, r *pmem.Region, mode string, block int, seed uint
 		p[i] = byte(rng.block(256))
 	}
 	blocks, streams := int64(d.Size())/int64(block), int64(d.Size())/stream
-	for i := int64(0); !stop.Load(); i++ {
-		var err error
-		switch mode {
-		case "write":
+	var err error
+	switch mode { // outside the loops: comparing strings is no part of an operation
+	case "write":
+		for ; err == nil && !stop.Load(); n++ {
 			_, err = d.WriteAt(p[:block], rng.block(blocks)*int64(block))
-			n++
-		case "read":
+		}
+	case "read":
+		for ; err == nil && !stop.Load(); n++ {
 			_, err = d.ReadAt(p[:block], rng.block(blocks)*int64(block))
-			n++
-		case "group":
-			_, err = d.WriteAt(p[:stream], i%streams*stream)
-			n += stream
-		case "copy":
+		}
+	case "group":
+		for ; err == nil && !stop.Load(); n += stream {
+			_, err = d.WriteAt(p[:stream], n/stream%streams*stream)
+		}
+	case "copy":
+		for ; err == nil && !stop.Load(); n += stream {
 			// Over the data area only: the image stays a BTT.
-			r.Write(8192+uint64(i%streams)*stream, p[:stream])
+			r.Write(8192+uint64(n/stream%streams)*stream, p[:stream])
 			err = r.Drain()
-			n += stream
 		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	return n
 }

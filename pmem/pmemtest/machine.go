@@ -19,6 +19,9 @@
 // Lines are independent of each other. With [Machine.Unordered] stores through the
 // cache survive in any combination, as they would on arm64 if they were no releases.
 //
+// With [Machine.AllowRacing] a program may copy what others are storing to: they may run
+// before each half of the copy, which is then torn. Loads are never out of order.
+//
 // A machine of [NewFile] is a file behind the page cache: see file.go.
 //
 // # Lazy resolution
@@ -66,6 +69,9 @@ type Machine struct {
 	Race error
 	// Lanes is where the program looks first for a free lane, RTT slot and the like.
 	Lanes uint32
+	// AllowRacing lets the program copy what others may be storing to; without it
+	// readers keep writers away.
+	AllowRacing bool
 	// OnDrain, if set, is called before each drain takes effect: the moments at
 	// which most is undecided. An error is what the drain returns.
 	OnDrain func() error

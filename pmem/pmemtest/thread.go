@@ -35,3 +35,14 @@ func (m *Machine) show(i int) {
 		}
 	}
 }
+
+// Racing implements [pmem.Tracer]: others may run before each half, and what is copied
+// while they store is torn. It is no [Machine.Race].
+func (m *Machine) Racing(off, n uint64) bool {
+	if !m.AllowRacing {
+		return false
+	}
+	m.access()
+	m.resolve(off, n)
+	return true
+}
