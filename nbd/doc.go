@@ -23,7 +23,9 @@
 // Replies gather in a second buffer, which is sent when the read buffer holds
 // no complete request any more. So a client that keeps n requests in flight
 // costs about one read and one write for n requests, and a client that sends
-// one at a time waits for no other goroutine to wake.
+// one at a time waits for no other goroutine to wake. Calls of a plain socket do not
+// wait, and most of them pass Go's scheduler by (internal/socket); waiting is the
+// runtime's.
 //
 // # What a client can cost
 //

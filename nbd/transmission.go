@@ -238,6 +238,7 @@ func piece(off int64, rest, size int) int {
 // ZeroAt is durable on return, so FUA asks for nothing more, and keeps the space,
 // so neither does NO_HOLE. TrimAt need not be durable unless FUA asks for it.
 func (c *conn) clear(req *request) (err error) {
+	c.wire.calls.Announce() // a slice may be much work, and no system call
 	off, rest := int64(req.offset), int64(req.length)
 	for rest > 0 && err == nil {
 		n := min(rest, sliceSize-off%sliceSize)

@@ -6,6 +6,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/bttnbd/bttnbd/internal/socket"
 )
 
 // wire is the socket of a connection. It reads and writes at once where that
@@ -18,6 +20,8 @@ import (
 type wire struct {
 	net.Conn
 	raw syscall.RawConn // nil when that is no plain socket
+
+	calls socket.Calls
 
 	// A read under way.
 	to  sink
@@ -86,7 +90,7 @@ func (w *wire) stamp() {
 func (w *wire) readNow(fd uintptr) bool {
 	p := w.to.space()
 	for {
-		n, err := syscall.Read(int(fd), p)
+		n, err := w.calls.Receive(fd, p)
 		switch {
 		case err == syscall.EINTR:
 			continue
@@ -94,7 +98,7 @@ func (w *wire) readNow(fd uintptr) bool {
 			w.to.park()
 			return false
 		case err != nil:
-			w.err = os.NewSyscallError("read", err)
+			w.err = os.NewSyscallError("recvfrom", err)
 		case n == 0:
 			w.err = io.EOF
 		default:
@@ -124,14 +128,14 @@ func (w *wire) Write(p []byte) (int, error) {
 // wait.
 func (w *wire) writeNow(fd uintptr) bool {
 	for len(w.rest) > 0 {
-		n, err := syscall.Write(int(fd), w.rest)
+		n, err := w.calls.Send(fd, w.rest)
 		switch {
 		case err == syscall.EINTR:
 		case err == syscall.EAGAIN && !w.hurry:
 			w.beforeWait()
 			return false
 		case err != nil:
-			w.wErr = os.NewSyscallError("write", err)
+			w.wErr = os.NewSyscallError("sendto", err)
 			return true
 		default:
 			w.rest = w.rest[n:]

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bttnbd/bttnbd/internal/kernel"
+	"github.com/bttnbd/bttnbd/internal/socket"
 	"github.com/bttnbd/bttnbd/nbd"
 )
 
@@ -25,6 +26,7 @@ type link struct {
 	hands  net.Conn // the other end of pipe, until the handshake is done
 	socket *net.UnixConn
 	fd     int // of socket
+	stream stream
 	peers  *links
 
 	begun    bool // transmission; the server's goroutine alone knows
@@ -53,6 +55,7 @@ func newLink(socket *net.UnixConn, peers *links) (*link, error) {
 		socket.Close()
 		return nil, err
 	}
+	l.stream.init(raw)
 	l.pipe, l.hands = net.Pipe()
 	return l, nil
 }
@@ -79,7 +82,7 @@ func (l *link) Read(p []byte) (int, error) {
 				return 0, io.EOF
 			}
 		}
-		n, err := l.socket.Read(p)
+		n, err := l.stream.Read(p)
 		if n > 0 {
 			before := l.requests.fua
 			l.requests.advance(p[:n])
@@ -113,7 +116,7 @@ func (l *link) fence(p []byte, n int) (int, error) {
 	for _, other := range peers {
 		l.polled = append(l.polled, unix.PollFd{Fd: int32(other.fd), Events: unix.POLLRDHUP})
 	}
-	if down, err := unix.Poll(l.polled, 0); down == 0 && err == nil {
+	if down, err := socket.Poll(l.polled); down == 0 && err == nil {
 		return n, nil
 	}
 	if l.shut() {
@@ -172,7 +175,7 @@ func (l *link) Write(p []byte) (int, error) {
 	if !l.begun {
 		return l.pipe.Write(p)
 	}
-	return l.socket.Write(p)
+	return l.stream.Write(p)
 }
 
 // Close is the server's: the socket may be wanted for another one.
