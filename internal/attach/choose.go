@@ -14,6 +14,9 @@ func choose(index int, backend, path string) (dev kernel.Device, waiting bool, e
 	if err != nil {
 		return dev, false, err
 	}
+	if d, found := ublkOf(backend); found {
+		return d, false, fmt.Errorf("%s is attached from this very image, or a copy of it: give --ublk, or bttnbd detach %s first", d.Path(), d.Path())
+	}
 	wanted := kernel.DeviceOf(index)
 	for _, d := range all {
 		same := d.Backend() == backend

@@ -9,6 +9,8 @@
 //	receivers.go connections, so that the kernel listens on each
 //	control.go   hand-over to another process
 //	state.go     what is remembered in /run/bttnbd-attach
+//	ublk.go      all of this, but remotes and hand-over, for /dev/ublkbN
+//	ublklist.go  which of those there are, and how they end
 //
 // # Who outlives whom
 //

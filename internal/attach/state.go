@@ -140,7 +140,7 @@ const (
 	Foreign = "foreign"
 )
 
-// List returns all devices that are connected.
+// List returns all NBD devices that are connected, and all ublk devices.
 func List() ([]Listed, error) {
 	devices, err := kernel.Connected()
 	if err != nil {
@@ -166,7 +166,8 @@ func List() ([]Listed, error) {
 		}
 		list = append(list, l)
 	}
-	return list, nil
+	others, err := listUblk()
+	return append(list, others...), err
 }
 
 // FindImage returns the device whose state says that it was attached from the file.

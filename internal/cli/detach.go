@@ -13,7 +13,7 @@ func newDetach() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "detach [flags] DEVICE",
-		Short: "End a block device, /dev/nbdN",
+		Short: "End a block device, /dev/nbdN or /dev/ublkbN",
 		Long: `End a block device that bttnbd attach has made, or another program. Returns when
 everything is written and the image is closed.
 
@@ -35,6 +35,9 @@ func runDetach(ctx context.Context, device string, force bool) error {
 	d, err := kernel.ParseDevice(device)
 	if err != nil {
 		return usagef("%v", err)
+	}
+	if d.IsUblk() {
+		return attach.DetachUblk(ctx, d, force)
 	}
 	return attach.Detach(ctx, d, force)
 }

@@ -109,6 +109,9 @@ func runGrow(ctx context.Context, stdout, stderr io.Writer, o growOptions) error
 
 // run grows the image, under the device that it is attached as if it is.
 func (o *growOptions) run(ctx context.Context, stderr io.Writer) (grown, error) {
+	if d, err := kernel.ParseDevice(o.path); err == nil && d.IsUblk() {
+		return grown{}, usagef("%s: a ublk device does not grow: bttnbd detach it, and grow its image", o.path)
+	}
 	if d, found := attachedAs(o.path); found {
 		return o.online(ctx, d)
 	}

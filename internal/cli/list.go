@@ -17,8 +17,8 @@ func newList() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "list [flags]",
-		Short: "List the NBD devices of this machine",
-		Long: `List all NBD devices that are attached, by bttnbd or by another program.
+		Short: "List the NBD and ublk devices of this machine",
+		Long: `List all NBD and ublk devices that are attached, by bttnbd or by another program.
 
 A device is alive if its server is there, dead if requests wait for one (attach the
 image again), and foreign if another program has attached it: the kernel does not

@@ -12,7 +12,6 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/pflag"
 
-	"github.com/bttnbd/bttnbd/internal/attach"
 	"github.com/bttnbd/bttnbd/internal/monitor"
 	"github.com/bttnbd/bttnbd/internal/sandbox"
 	"github.com/bttnbd/bttnbd/nbd"
@@ -199,7 +198,7 @@ const metricsMode = 0o600
 // serveMetrics answers from now on, until it is ended. A process that has taken the
 // device over gets the address when the other one has ended, and goes on without if
 // it does not.
-func (o *attachOptions) serveMetrics(ctx context.Context, s *attach.Service, log zerolog.Logger) (end func()) {
+func (o *attachOptions) serveMetrics(ctx context.Context, s attached, log zerolog.Logger) (end func()) {
 	if o.replace {
 		until, release := context.WithTimeout(ctx, addressTimeout)
 		defer release()

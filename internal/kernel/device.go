@@ -13,19 +13,32 @@ import (
 	"time"
 )
 
-// A Device is /dev/nbdN, connected or not.
+// A Device is /dev/nbdN, connected or not, or /dev/ublkbN.
 type Device struct {
-	Index int
-	root  string // of the filesystem; "/" but in tests
+	Index  int
+	root   string // of the filesystem; "/" but in tests
+	prefix string // of the name
 }
 
-// DeviceOf returns the device with an index.
-func DeviceOf(index int) Device { return Device{index, "/"} }
+const (
+	prefixNBD  = "nbd"
+	prefixUblk = "ublkb"
+)
+
+// DeviceOf returns the device /dev/nbdN with an index.
+func DeviceOf(index int) Device { return DeviceIn("/", index) }
 
 // DeviceIn is [DeviceOf] with another root of the filesystem, for tests.
-func DeviceIn(root string, index int) Device { return Device{index, root} }
+func DeviceIn(root string, index int) Device { return Device{index, root, prefixNBD} }
 
-// ParseDevice reads "nbd3", "/dev/nbd3", or a symbolic link to that.
+// UblkOf returns the device /dev/ublkbN with an index. What connects an NBD device it
+// does not have: it is there or not, and the driver knows the rest, see package ublk.
+func UblkOf(index int) Device { return Device{index, "/", prefixUblk} }
+
+// IsUblk reports whether the device is a /dev/ublkbN.
+func (d Device) IsUblk() bool { return d.prefix == prefixUblk }
+
+// ParseDevice reads "nbd3", "/dev/nbd3", or a symbolic link to that; "ublkb3" likewise.
 func ParseDevice(s string) (Device, error) {
 	name := s
 	if strings.Contains(s, "/") {
@@ -36,28 +49,39 @@ func ParseDevice(s string) (Device, error) {
 			return Device{}, fmt.Errorf("%s: no NBD device: write /dev/nbd0", s)
 		}
 	}
-	number, ok := strings.CutPrefix(filepath.Base(name), "nbd")
+	prefix := prefixNBD
+	number, ok := strings.CutPrefix(filepath.Base(name), prefixNBD)
+	if !ok {
+		prefix = prefixUblk
+		number, ok = strings.CutPrefix(filepath.Base(name), prefixUblk)
+	}
 	index, err := strconv.ParseUint(number, 10, 20)
-	if before, _, part := strings.Cut(number, "p"); part {
-		return Device{}, fmt.Errorf("%s: a partition: name the whole device, /dev/nbd%s", s, before)
+	if before, _, part := strings.Cut(number, "p"); ok && part {
+		return Device{}, fmt.Errorf("%s: a partition: name the whole device, /dev/%s%s", s, prefix, before)
 	}
 	if !ok || err != nil {
 		return Device{}, fmt.Errorf("%s: no NBD device: write /dev/nbd0", s)
 	}
-	return DeviceOf(int(index)), nil
+	return Device{int(index), "/", prefix}, nil
 }
 
-// Connected returns the devices that are connected, in order.
-func Connected() ([]Device, error) { return connected("/") }
+// Connected returns the NBD devices that are connected, in order.
+func Connected() ([]Device, error) {
+	return devices("/", prefixNBD, Device.Connected)
+}
 
-func connected(root string) (devices []Device, err error) {
-	dirs, err := filepath.Glob(filepath.Join(root, "sys/block/nbd*"))
+// Ublks returns the ublk devices, in order.
+func Ublks() ([]Device, error) { return devices("/", prefixUblk, Device.Exists) }
+
+// devices returns those of a kind that are wanted.
+func devices(root, prefix string, wanted func(Device) bool) (devices []Device, err error) {
+	dirs, err := filepath.Glob(filepath.Join(root, "sys/block", prefix+"*"))
 	if err != nil {
 		return nil, err
 	}
 	for _, dir := range dirs {
-		index, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), "nbd"))
-		if d := (Device{index, root}); err == nil && d.Connected() {
+		index, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), prefix))
+		if d := (Device{index, root, prefix}); err == nil && wanted(d) {
 			devices = append(devices, d)
 		}
 	}
@@ -65,10 +89,10 @@ func connected(root string) (devices []Device, err error) {
 	return devices, nil
 }
 
-// Name is "nbdN".
-func (d Device) Name() string { return "nbd" + strconv.Itoa(d.Index) }
+// Name is "nbdN" or "ublkbN".
+func (d Device) Name() string { return d.prefix + strconv.Itoa(d.Index) }
 
-// Path is "/dev/nbdN".
+// Path is "/dev/nbdN" or "/dev/ublkbN".
 func (d Device) Path() string { return "/dev/" + d.Name() }
 
 func (d Device) sysfs(elem ...string) string {
@@ -111,7 +135,7 @@ func (d Device) BlockSize() uint32 { return uint32(d.number("queue", "logical_bl
 func (d Device) ReadOnly() bool { return d.number("ro") == 1 }
 
 // Connections is how many connections, live or dead, the device was given: each
-// has a hardware queue.
+// has a hardware queue. Of a ublk device, how many queues it has.
 func (d Device) Connections() int {
 	queues, err := os.ReadDir(d.sysfs("mq"))
 	if err != nil {
@@ -150,6 +174,11 @@ func (d Device) RaiseLimits() error {
 	}
 	return os.WriteFile(d.sysfs("queue", "max_sectors_kb"), strconv.AppendUint(nil, limit, 10), 0)
 }
+
+// Announce has udev look at the device again. Linux before 7.1 announces a device just
+// before it has its backend identifier, so that udev can miss that
+// (drivers/block/nbd.c, nbd_genl_connect).
+func (d Device) Announce() error { return os.WriteFile(d.sysfs("uevent"), []byte("change"), 0) }
 
 // pollPause is how often sysfs, which wakes nobody, is looked at.
 const pollPause = 5 * time.Millisecond

@@ -1,7 +1,7 @@
 // Package kernel is the Linux side of a device /dev/nbdN: what is asked of the
-// kernel, and what it tells.
+// kernel, and what it tells. Of /dev/ublkbN it knows what all disks have.
 //
-//	module.go     the module nbd, loaded if it is missing
+//	module.go     the modules nbd and ublk_drv, loaded if they are missing
 //	netlink.go    connect, reconnect, disconnect (generic netlink, family "nbd")
 //	device.go     what sysfs knows about /dev/nbdN
 //	receivers.go  whether it listens on the connections

@@ -32,7 +32,13 @@ func TestParseDevice(t *testing.T) {
 			t.Errorf("%s: %+v, %v", s, d, err)
 		}
 	}
-	for _, s := range []string{"", "nbd", "nbd-1", "nbd0p1", "/dev/nbd3p2", "/dev/sda", "/dev/nbd99999999999", "/tmp/nbd0", "disk.img"} {
+	for s, path := range map[string]string{"ublkb0": "/dev/ublkb0", "/dev/ublkb12": "/dev/ublkb12", "/dev/nbd3": "/dev/nbd3"} {
+		d, err := ParseDevice(s)
+		if err != nil || d.Path() != path || d.IsUblk() != strings.Contains(s, "ublk") {
+			t.Errorf("%s: %+v, %v", s, d, err)
+		}
+	}
+	for _, s := range []string{"", "nbd", "nbd-1", "nbd0p1", "ublkb", "ublkb0p1", "ublkc0", "/dev/ublkb3p2", "/dev/nbd3p2", "/dev/sda", "/dev/nbd99999999999", "/tmp/nbd0", "disk.img"} {
 		if d, err := ParseDevice(s); err == nil {
 			t.Errorf("%s: is %s", s, d.Path())
 		}
@@ -73,24 +79,24 @@ func TestReceivers(t *testing.T) {
 		"proc/sys/comm":     "kworker/u5:9+nbd7-recv\n",
 		"proc/144/exe/comm": "kworker/u5:9+nbd7-recv\n",
 	})
-	if n, ok := (Device{7, root}).Receivers(); n != 3 || !ok {
+	if n, ok := DeviceIn(root, 7).Receivers(); n != 3 || !ok {
 		t.Errorf("%d receivers, %v; want 3", n, ok)
 	}
-	if n, ok := (Device{1, root}).Receivers(); n != 0 || !ok {
+	if n, ok := DeviceIn(root, 1).Receivers(); n != 0 || !ok {
 		t.Errorf("%d receivers, %v; want none", n, ok)
 	}
 	container := files(t, map[string]string{"proc/2/comm": "sh\n"})
-	if _, ok := (Device{7, container}).Receivers(); ok {
+	if _, ok := DeviceIn(container, 7).Receivers(); ok {
 		t.Error("a container sees the kernel's threads")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for n, want := range map[int]bool{2: false, 3: true, 4: false} {
-		if got := (Device{7, root}).AwaitReceivers(ctx, n); got != want {
+		if got := DeviceIn(root, 7).AwaitReceivers(ctx, n); got != want {
 			t.Errorf("awaiting %d of 3: %v", n, got)
 		}
 	}
-	if !(Device{7, container}).AwaitReceivers(ctx, 1) {
+	if !DeviceIn(container, 7).AwaitReceivers(ctx, 1) {
 		t.Error("waits for what it cannot see")
 	}
 }
@@ -114,7 +120,7 @@ func TestUsers(t *testing.T) {
 25 22 0:41 / /mnt/d rw - btrfs /dev/nbd10 rw
 `,
 	})
-	users, err := Device{0, root}.Users()
+	users, err := DeviceIn(root, 0).Users()
 	want := []string{
 		"/dev/nbd0 is mounted on /mnt/a b",
 		"/dev/nbd0p1 is swap (end that with swapoff /dev/nbd0p1)",
@@ -124,7 +130,7 @@ func TestUsers(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(users, want) {
 		t.Errorf("%q, %v", users, err)
 	}
-	devices, err := connected(root)
+	devices, err := devices(root, prefixNBD, Device.Connected)
 	if err != nil || len(devices) != 2 || devices[0].Index != 0 || devices[1].Index != 10 {
 		t.Errorf("connected: %v, %v", devices, err)
 	}
@@ -178,7 +184,7 @@ func TestModuleOptions(t *testing.T) {
 		"b.conf": "blacklist foo\n options nbd nbds_max=32\n",
 		"c.txt":  "options nbd nbds_max=64\n",
 	})
-	if file := moduleOptions(root); filepath.Base(file) != "b.conf" {
+	if file := moduleOptions(root, "nbd"); filepath.Base(file) != "b.conf" {
 		t.Errorf("found %q", file)
 	}
 }
@@ -188,7 +194,7 @@ func TestAdviseModule(t *testing.T) {
 	for err, word := range map[error]string{
 		unix.EPERM: "run as root", kmod.ErrModuleNotFound: "install", unix.EKEYREJECTED: "secure boot", unix.ENOEXEC: "dmesg",
 	} {
-		if got := adviseModule(err); !errors.Is(got, err) || !strings.Contains(got.Error(), word) {
+		if got := adviseModule("nbd", err); !errors.Is(got, err) || !strings.Contains(got.Error(), word) {
 			t.Errorf("%v: %v", err, got)
 		}
 	}

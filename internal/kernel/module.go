@@ -20,29 +20,41 @@ import (
 
 // LoadModule loads the kernel's NBD client, the module nbd, unless it is there. It
 // needs CAP_SYS_MODULE only if the module is missing.
-func LoadModule() error {
-	if _, err := os.Stat("/sys/module/nbd"); err == nil {
+func LoadModule() error { return loadModule("nbd", "/sys/module/nbd") }
+
+// LoadUblk is LoadModule for the driver ublk_drv, which not every kernel has.
+func LoadUblk() error {
+	err := loadModule("ublk_drv", "/dev/ublk-control")
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w; or attach without --ublk", err)
+	}
+	return err
+}
+
+// loadModule loads a module unless what shows it is there: then it may be built in.
+func loadModule(name, shownBy string) error {
+	if _, err := os.Stat(shownBy); err == nil {
 		return nil
 	}
 	options := []kmod.Option{kmod.SetInitFunc(insertModule)}
-	if file := moduleOptions("/etc/modprobe.d"); file != "" {
+	if file := moduleOptions("/etc/modprobe.d", name); file != "" {
 		options = append(options, kmod.SetConfigFile(file))
 	}
 	modules, err := kmod.New(options...)
 	if err == nil {
-		err = modules.Load("nbd", "", 0)
+		err = modules.Load(name, "", 0)
 	}
-	return adviseModule(err)
+	return adviseModule(name, err)
 }
 
 // adviseModule says what to do about an error of loading the module.
-func adviseModule(err error) error {
-	const what = "cannot load the kernel module nbd"
+func adviseModule(name string, err error) error {
+	what := "cannot load the kernel module " + name
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%s: %w: run as root, or have it loaded at boot (echo nbd >/etc/modules-load.d/nbd.conf)", what, err)
+		return fmt.Errorf("%s: %w: run as root, or have it loaded at boot (echo %s >/etc/modules-load.d/%s.conf)", what, err, name, name)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, kmod.ErrModuleNotFound):
 		return fmt.Errorf("%s: this kernel has none (%w): install the package with all its modules, and reboot if the kernel was updated since the boot", what, err)
 	case errors.Is(err, unix.EKEYREJECTED):
@@ -51,10 +63,9 @@ func adviseModule(err error) error {
 	return fmt.Errorf("%s: %w: dmesg says why", what, err)
 }
 
-var optionsLine = regexp.MustCompile(`(?m)^\s*options\s+nbd\s`)
-
 // moduleOptions is the file of modprobe.d(5) that has options for the module, or "".
-func moduleOptions(dir string) string {
+func moduleOptions(dir, name string) string {
+	optionsLine := regexp.MustCompile(`(?m)^\s*options\s+` + name + `\s`)
 	files, _ := filepath.Glob(filepath.Join(dir, "*.conf")) // the pattern is good
 	for _, file := range files {
 		if text, err := os.ReadFile(file); err == nil && optionsLine.Match(text) {
