@@ -52,6 +52,8 @@ type passed struct {
 	BlockSize uint32 `json:"block_size"`
 	Flags     uint16 `json:"flags"`
 	Backend   string `json:"backend"`
+	Path      string `json:"path,omitempty"`  // of the image
+	Inode     string `json:"inode,omitempty"` // of the file that was open; older versions do not tell
 }
 
 // control is the socket where others find us. A nil one is none.
@@ -210,7 +212,7 @@ func (s *Service) handOver(c *net.UnixConn) (handed bool, err error) {
 	if err := source.close(); err != nil {
 		return false, err
 	}
-	err = send(c, message{Paused: paused, Since: s.since, Setup: &passed{s.setup.Size, s.setup.BlockSize, s.setup.Flags, s.setup.Backend}}, fds...)
+	err = send(c, message{Paused: paused, Since: s.since, Setup: s.passed(source)}, fds...)
 	if err == nil {
 		err = awaitTaken(c)
 	}
@@ -220,7 +222,12 @@ func (s *Service) handOver(c *net.UnixConn) (handed bool, err error) {
 	}
 	c.Close() // what the new one says from here on comes to nothing
 	s.o.Log.Warn().Err(err).Msg("nobody has taken over; going on")
-	return false, s.resume(source)
+	return false, s.resume(source, "a hand-over that failed")
+}
+
+// passed is what the successor is told.
+func (s *Service) passed(source *imageSource) *passed {
+	return &passed{s.setup.Size, s.setup.BlockSize, s.setup.Flags, s.setup.Backend, s.o.Path, source.image.inode()}
 }
 
 // openTimeout is how long the new process may take to open the image, while nobody
@@ -251,15 +258,15 @@ func awaitTaken(c *net.UnixConn) error {
 	return err
 }
 
-// resume serves again on the sockets that there were. A new process that came too late
-// may still have to let go of the image.
-func (s *Service) resume(source *imageSource) error {
+// resume serves again on the sockets that there were; after says, in words, what has
+// closed the image. A new process that came too late may still have to let go of it.
+func (s *Service) resume(source *imageSource, after string) error {
 	err := source.reopen()
 	for end := time.Now().Add(openTimeout); errors.Is(err, unix.EBUSY) && time.Now().Before(end); err = source.reopen() {
 		time.Sleep(minPause)
 	}
 	if err != nil {
-		return fmt.Errorf("opening %s again: %w", s.o.Path, err)
+		return fmt.Errorf("opening %s again after %s: %w", s.o.Path, after, err)
 	}
 	s.leaving.Store(false)
 	for i, old := range s.connections {
@@ -280,6 +287,12 @@ func (s *Service) resume(source *imageSource) error {
 // TakeOver is [Start] for a device that another process of ours serves: that one is
 // told to let go. pause is for how long nobody served it.
 func TakeOver(ctx context.Context, dev kernel.Device, o Options) (s *Service, pause time.Duration, err error) {
+	if known, ok := readState(dev); ok {
+		// Seen before anything is opened, or anybody has to wait.
+		if err := sameFile(dev, known.Source, known.Inode, o.Path, inodeOf(o.Path)); err != nil {
+			return nil, 0, err
+		}
+	}
 	c, err := dial(dev)
 	if err != nil {
 		return nil, 0, fmt.Errorf("%s: nobody to take over from: %w: leave --replace out", dev.Path(), err)
@@ -348,7 +361,7 @@ func (s *Service) takeOn(old *net.UnixConn, m message, fds []int) error {
 	s.source = source
 	s.setup = kernel.Setup{Index: s.dev.Index, Size: m.Setup.Size, BlockSize: m.Setup.BlockSize, Flags: m.Setup.Flags,
 		Backend: m.Setup.Backend, Timeout: s.timeout(), DeadTimeout: s.o.DeadTimeout}
-	if err = s.sameImage(source); err == nil {
+	if err = s.sameImage(source, m.Setup); err == nil {
 		err = askForIt(old)
 	}
 	for _, c := range sockets {
@@ -385,7 +398,7 @@ func askForIt(c *net.UnixConn) error {
 }
 
 // sameImage refuses to go on with what the filesystem on the device does not know.
-func (s *Service) sameImage(source *imageSource) error {
+func (s *Service) sameImage(source *imageSource, served *passed) error {
 	image, size := source.image, source.image.Export.Size
 	switch {
 	case image.Backend != s.setup.Backend:
@@ -395,7 +408,17 @@ func (s *Service) sameImage(source *imageSource) error {
 	case image.Export.ReadOnly != (s.setup.Flags&nbd.NBD_FLAG_READ_ONLY != 0):
 		return fmt.Errorf("%s: --read-only must be as it was when %s was attached: nothing was changed", s.o.Path, s.dev.Path())
 	}
-	return nil
+	return sameFile(s.dev, served.Path, served.Inode, s.o.Path, image.inode())
+}
+
+// sameFile refuses a file that is not the one served: a copy has the same UUID, and not
+// what the filesystem on the device has written since. An inode that is not known is "".
+func sameFile(dev kernel.Device, served, servedInode, path, inode string) error {
+	if servedInode == "" || inode == "" || servedInode == inode {
+		return nil
+	}
+	return fmt.Errorf("%s is served from %s, and %s is another file, or a copy: nothing was changed: give --replace the path %s, or, to have the other one there, unmount and bttnbd detach %s first",
+		dev.Path(), served, path, served, dev.Path())
 }
 
 func monotonic() int64 {

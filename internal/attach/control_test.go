@@ -3,6 +3,7 @@ package attach
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -48,19 +49,34 @@ func serving(t *testing.T) (*Service, *slowBackend, net.Conn) {
 	return s, b, k
 }
 
-// taker takes the device of old over, after what between does with the image.
-func taker(old *Service, c *net.UnixConn, between func()) (*Service, error) {
+// taker takes the device of old over with that file, after what between does with it.
+func taker(old *Service, c *net.UnixConn, file fs.FileInfo, between func()) (*Service, error) {
 	images := old.source.(*imageSource)
 	open := func() (*Image, error) {
 		between()
-		return images.open()
+		im, err := images.open()
+		if err == nil {
+			im.File = file
+		}
+		return im, err
 	}
-	s := &Service{o: Options{Open: open, Log: zerolog.Nop()}, dev: old.dev, gone: make(chan struct{})}
+	s := &Service{o: Options{Path: "/images/other", Open: open, Log: zerolog.Nop()}, dev: old.dev, gone: make(chan struct{})}
 	m, fds, err := receive(c)
 	if err == nil {
 		err = s.takeOn(c, m, fds)
 	}
 	return s, err
+}
+
+// goesOn fails the test unless a write is answered, having been executed once.
+func goesOn(t *testing.T, b *slowBackend, k net.Conn) {
+	t.Helper()
+	write(t, k, writeOf(7, 0, make([]byte, 4096)))
+	reply(t, k, 7)
+	if n := b.writes.Load(); n != 1 {
+		t.Errorf("%d writes executed", n)
+	}
+	write(t, k, commandOf(nbd.NBD_CMD_DISC, 8))
 }
 
 // Goal: a hand-over leaves exactly one server: the new one when it opens the image in
@@ -80,7 +96,7 @@ func TestHandOver(t *testing.T) {
 				taken <- errors.New("not asked for")
 			} else {
 				go func() {
-					_, err := taker(s, theirs, func() {
+					_, err := taker(s, theirs, nil, func() {
 						if tc.late {
 							<-over
 						}
@@ -112,12 +128,49 @@ func TestHandOver(t *testing.T) {
 			if err := <-taken; (err == nil) != (!tc.late && !tc.silent) {
 				t.Errorf("the new one: %v", err)
 			}
-			write(t, k, writeOf(7, 0, make([]byte, 4096)))
-			reply(t, k, 7)
-			if n := b.writes.Load(); n != 1 {
-				t.Errorf("%d writes executed", n)
+			goesOn(t, b, k)
+		})
+	}
+}
+
+// twoFiles are two that os.SameFile tells apart.
+func twoFiles(t *testing.T) []fs.FileInfo {
+	t.Helper()
+	files := make([]fs.FileInfo, 2)
+	for i := range files {
+		var err error
+		if files[i], err = os.Stat(t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return files
+}
+
+// Goal: a copy of the image, which has the same UUID, does not take the device over; who
+// tries is told which file is served, and that one goes on.
+func TestHandOverToACopy(t *testing.T) {
+	files := twoFiles(t)
+	for name, opens := range map[string]fs.FileInfo{"the same": files[0], "a copy": files[1], "not known": nil} {
+		t.Run(name, func(t *testing.T) {
+			s, b, k := serving(t)
+			s.o.Path = "/images/served"
+			source := s.source.(*imageSource)
+			source.image.File = files[0]
+			ours, theirs := packets(t)
+			taken := make(chan error, 1)
+			go func() {
+				_, err := taker(s, theirs, opens, func() {})
+				send(theirs, message{Taken: err == nil})
+				taken <- err
+			}()
+			handed, err := s.handOver(ours)
+			if err != nil || handed == (opens == files[1]) {
+				t.Errorf("handed over: %v, %v", handed, err)
 			}
-			write(t, k, commandOf(nbd.NBD_CMD_DISC, 8))
+			if err := <-taken; !handed && (err == nil || !strings.Contains(err.Error(), "/dev/nbd0 is served from /images/served, and /images/other is another file")) {
+				t.Errorf("the new one: %v", err)
+			}
+			goesOn(t, b, k)
 		})
 	}
 }

@@ -88,7 +88,11 @@ func (s *Service) grow(g grower) error {
 	if failed == nil {
 		s.setup.Size = done.Usable - done.Usable%uint64(s.setup.BlockSize)
 	}
-	if err := s.resume(source); err != nil {
+	after := "it has grown"
+	if failed != nil {
+		after = "a growth that failed"
+	}
+	if err := s.resume(source, after); err != nil {
 		err = errors.Join(failed, fmt.Errorf("%s waits: %w", s.dev.Path(), err))
 		return errors.Join(err, answer(g.conn, Growth{}, err))
 	}

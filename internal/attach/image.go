@@ -31,6 +31,14 @@ type Image struct {
 	io.Closer               // makes everything durable and lets the image go
 }
 
+// inode is that of the file that is open, as [State] has it; "" if it is not known.
+func (im *Image) inode() string {
+	if im.File == nil {
+		return ""
+	}
+	return inode(im.File)
+}
+
 // imageSource serves an image to the kernel over socket pairs.
 type imageSource struct {
 	open   func() (*Image, error)

@@ -221,6 +221,9 @@ func (s *Service) settle(ctx context.Context) (err error) {
 	if err := s.dev.AwaitUsable(ctx, s.setup.Size); err != nil {
 		return err
 	}
+	if err := s.dev.Announce(); err != nil {
+		s.o.Log.Warn().Err(err).Msg("cannot have udev name the device")
+	}
 	if s.control, err = listen(s.dev); err != nil {
 		return err
 	}
@@ -337,7 +340,7 @@ func (s *Service) ours() bool {
 }
 
 // Server is what serves the device; nil where that is another program. It may be
-// another one after a hand-over that has failed.
+// another one after a growth, or a hand-over that has failed.
 func (s *Service) Server() *nbd.Server {
 	if images, ok := s.source.(*imageSource); ok {
 		return images.server.Load()

@@ -25,13 +25,14 @@ import (
 )
 
 type attachOptions struct {
-	device string // /dev/nbdN or auto
+	device string // /dev/nbdN, /dev/ublkbN or auto
 	source string // PATH or URI
 
 	connections int
 	readOnly    bool
 	foreground  bool
 	replace     bool
+	ublk        bool
 	timeout     time.Duration
 	deadTimeout time.Duration
 	durability  choiceFlag
@@ -53,6 +54,7 @@ func (o *attachOptions) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.readOnly, "read-only", false, "a device that takes no writes; the image is never changed")
 	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, log on stderr, and detach at SIGTERM")
 	f.BoolVar(&o.replace, "replace", false, "take the device over from the process that serves it")
+	f.BoolVar(&o.ublk, "ublk", false, "make it /dev/ublkbN, which is faster, and takes Linux 6.4 with ublk_drv")
 	f.DurationVar(&o.timeout, "timeout", 0, "give a connection up after a request took `DURATION` (default 5s on memory, 30s on a disk)")
 	f.DurationVar(&o.deadTimeout, "dead-timeout", 10*time.Minute, "let requests wait for a new server for `DURATION` before they fail")
 	f.Var(&o.durability, "durability", "auto: what the medium can; process: survive a kill, but no power failure")
@@ -74,14 +76,22 @@ If the server dies, requests wait. The same command again finds the device by th
 image's UUID and revives it: what is mounted there goes on. Requests that were on
 their way when it died wait for --timeout before the kernel sends them again.
 
-Needs root, and the kernel module nbd, which is loaded if it is missing.`,
+With --ublk the kernel's driver ublk_drv takes the place of its NBD client. DEVICE is
+/dev/ublkbN or auto. There is no hand-over (--replace), no growing while attached,
+and no timeout: requests wait for the next attach --ublk as long as it takes.
+
+Needs root, and the kernel module nbd or ublk_drv, which is loaded if it is missing.`,
 		Example: `  bttnbd attach auto disk.img
   bttnbd attach --foreground /dev/nbd0 /dev/dax0.0
+  bttnbd attach --ublk auto /dev/dax0.0
   bttnbd attach --replace auto disk.img     # after an upgrade of bttnbd
   bttnbd attach /dev/nbd1 'nbd+unix:///?socket=/run/disk.sock'`,
 		Annotations: map[string]string{exitStatus: attachStatus},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.parse(args); err != nil {
+				return err
+			}
+			if err := o.checkUblk(cmd.Flags()); err != nil {
 				return err
 			}
 			if o.foreground {
@@ -128,8 +138,13 @@ func (o *attachOptions) parse(args []string) error {
 	o.index = kernel.AnyIndex
 	if o.device != "auto" {
 		d, err := kernel.ParseDevice(o.device)
-		if err != nil {
+		switch {
+		case err != nil:
 			return usagef("%v, or auto", err)
+		case d.IsUblk() && !o.ublk:
+			return usagef("%s is a ublk device: give --ublk, too", o.device)
+		case o.ublk && !d.IsUblk():
+			return usagef("%s is no ublk device: with --ublk write /dev/ublkb0, or auto", o.device)
 		}
 		o.index = d.Index
 	}
@@ -150,7 +165,9 @@ func (o *attachOptions) parse(args []string) error {
 }
 
 // namesDevice says whether word was meant as DEVICE.
-func namesDevice(word string) bool { return word == "auto" || strings.HasPrefix(word, "/dev/nbd") }
+func namesDevice(word string) bool {
+	return word == "auto" || strings.HasPrefix(word, "/dev/nbd") || strings.HasPrefix(word, "/dev/ublkb")
+}
 
 // runAttach serves the device until it is detached, handed over, or let go.
 func runAttach(ctx context.Context, stdout, stderr io.Writer, o *attachOptions) (err error) {
@@ -197,11 +214,18 @@ func (o *attachOptions) prepare() error {
 		}
 		return err
 	}
+	if o.ublk {
+		return kernel.LoadUblk()
+	}
 	return kernel.LoadModule()
 }
 
 // start attaches, or takes over. note is what the user may want to know.
-func (o *attachOptions) start(ctx context.Context, log zerolog.Logger) (s *attach.Service, note string, err error) {
+func (o *attachOptions) start(ctx context.Context, log zerolog.Logger) (s attached, note string, err error) {
+	if o.ublk {
+		s, err := o.startUblk(ctx, log)
+		return s, "", err
+	}
 	options := attach.Options{
 		Index: o.index, Connections: o.connections, Path: o.path, Remote: o.remote,
 		Timeout: o.timeout, DeadTimeout: o.deadTimeout, Log: log,
@@ -234,7 +258,7 @@ func (o *attachOptions) served() (kernel.Device, error) {
 	d, _, found := attach.FindImage(o.path)
 	switch {
 	case !found:
-		return kernel.DeviceOf(max(0, o.index)), nil
+		return kernel.DeviceOf(o.index), nil // none, if that is auto
 	case o.index != kernel.AnyIndex && o.index != d.Index:
 		return d, fmt.Errorf("%s is attached as %s, not as %s: name that one, or auto", o.source, d.Path(), o.device)
 	}

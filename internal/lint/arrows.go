@@ -53,7 +53,7 @@ var arrows = map[string]imports{
 	"pmem/pmemtest": {code: []string{"pmem"}},
 	"btt":           {code: []string{"layout", "pmem", uuid}, tests: []string{"pmem/pmemtest"}},
 	"check":         {code: []string{"layout", "pmem", uuid}},
-	"nbd":           {code: []string{xtime, zerolog}, tests: []string{"nbd/nbdtest"}},
+	"nbd":           {code: []string{"internal/socket", xtime, zerolog}, tests: []string{"nbd/nbdtest"}},
 	"nbd/nbdtest":   {code: []string{"nbd"}},
 
 	"internal/convert": {
@@ -70,10 +70,12 @@ var arrows = map[string]imports{
 		tests: []string{"nbd/nbdtest"},
 	},
 	"internal/attach": {
-		code:  []string{"internal/kernel", "nbd", xsys, zerolog},
+		code:  []string{"internal/kernel", "internal/socket", "internal/ublk", "nbd", xsys, zerolog},
 		tests: []string{"nbd/nbdtest"},
 	},
 	"internal/units":     {},
+	"internal/ublk":      {code: []string{"nbd", xsys}, tests: []string{"nbd/nbdtest"}},
+	"internal/socket":    {code: []string{xsys}},
 	"internal/draw":      {code: []string{"check", "internal/units"}},
 	"internal/report":    {code: []string{"check", "layout", "internal/units"}, tests: []string{"btt", "pmem", uuid}},
 	"internal/signature": {code: []string{"layout"}, tests: []string{uuid}},

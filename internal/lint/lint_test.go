@@ -109,6 +109,10 @@ func TestRulesCanFail(t *testing.T) {
 			{"pmem/copy_unsafe.go", imp("unsafe"), nothing},
 			{"pmem/copy_unsafe_test.go", imp("unsafe"), nothing},
 			{"btt/copy_unsafe.go", imp("unsafe"), 3},
+			{"internal/socket/calls_unsafe.go", imp("unsafe"), nothing},
+			{"internal/socket/calls.go", imp("unsafe"), 3},
+			{"internal/ublk/ring_unsafe.go", imp("unsafe"), nothing},
+			{"internal/ublk/ring.go", imp("unsafe"), 3},
 			{"pmem/copy_unsafe.go", imp("C"), 3},
 		},
 		"assembly": {

@@ -4,6 +4,7 @@
 //
 //	kernel.go     the guest's kernel and modules, unpacked by scripts/vm-deps
 //	initramfs.go  the guest's only filesystem: busybox, tools, the script
+//	systemd.go    what of systemd and udev a guest can have in it
 //	cpio.go       the format of an initramfs
 //	init          process 1 of the guest
 //	machine.go    what the guest is made of, and QEMU's command line

@@ -4,6 +4,8 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -48,6 +50,11 @@ func (m *Machine) writeInitramfs(w io.Writer, k *Kernel, script string) error {
 		}
 		a.copy(name, from)
 	}
+	for _, t := range m.Trees {
+		if err := addTree(a, t); err != nil {
+			return err
+		}
+	}
 	if err := addModules(a, k, slices.Concat(baseModules, moreModules, m.Modules)); err != nil {
 		return err
 	}
@@ -86,6 +93,11 @@ func addTool(a *archive, name, program string) error {
 		return err
 	}
 	a.copy(name, file)
+	return addLibraries(a, file)
+}
+
+// addLibraries adds what a program of the host is linked with.
+func addLibraries(a *archive, file string) error {
 	libraries, err := linkedWith(file)
 	if err != nil {
 		return err
@@ -100,6 +112,49 @@ func addTool(a *archive, name, program string) error {
 		a.copy("/lib/"+filepath.Base(lib), lib)
 	}
 	return nil
+}
+
+// addTree adds a part of an unpacked package.
+func addTree(a *archive, t Tree) error {
+	add := func(file string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(t.Root, file)
+		if err != nil {
+			return err
+		}
+		name = "/" + name
+		switch {
+		case entry.IsDir():
+			a.dir(name)
+		case entry.Type() == fs.ModeSymlink:
+			target, err := os.Readlink(file)
+			if err != nil {
+				return err
+			}
+			a.link(name, target)
+		default:
+			a.copy(name, file)
+			return addLibrariesOf(a, file, entry)
+		}
+		return nil
+	}
+	for _, path := range t.Paths {
+		if err := filepath.WalkDir(filepath.Join(t.Root, path), add); err != nil {
+			return fmt.Errorf("for the guest: %w: run scripts/vm-deps", err)
+		}
+	}
+	return nil
+}
+
+// addLibrariesOf adds those of a file that may be a program.
+func addLibrariesOf(a *archive, file string, entry fs.DirEntry) error {
+	st, err := entry.Info()
+	if err != nil || st.Mode()&0o111 == 0 {
+		return err
+	}
+	return addLibraries(a, file)
 }
 
 // linked matches a line of ldd: "name => path (address)" or "path (address)".

@@ -15,10 +15,19 @@ type Machine struct {
 	Series  string            // of the kernel, see [FindKernel]
 	NVDIMMs []NVDIMM          // the first is region $R0 in the script, with /dev/pmem$R0; and so on
 	Files   map[string]string // name in the guest → file of the host
+	Trees   []Tree            // parts of unpacked packages
 	Tools   []string          // programs of the host; they come with their libraries
 	Modules []string          // kernel modules that the script may load, besides the usual
 	Memory  string            // as QEMU writes it; "" is 1G
 	QEMU    []string          // further arguments
+}
+
+// A Tree is a part of what a package of the host's distribution has unpacked. In the
+// guest it has the same paths, its links are links, and its programs come with their
+// libraries, which the host must have.
+type Tree struct {
+	Root  string   // directory of the host
+	Paths []string // files and directories below it
 }
 
 // An NVDIMM is a file of the host as persistent memory of the guest. Without its

@@ -8,7 +8,7 @@ import (
 )
 
 // filesystemTools are those that make and judge filesystems.
-var filesystemTools = []string{"mkfs.ext4", "e2fsck", "mkfs.xfs", "xfs_repair", "mkfs.btrfs", "btrfs", "sfdisk", "blkid", "fio"}
+var filesystemTools = []string{"mkfs.ext4", "e2fsck", "mkfs.xfs", "xfs_repair", "mkfs.btrfs", "btrfs", "sfdisk", "blkid", "lsblk", "wipefs", "fio"}
 
 // attachMachine is a machine with filesystems.
 func attachMachine(nvdimms ...vm.NVDIMM) *vm.Machine {
@@ -93,7 +93,7 @@ grep '"durability":"msync"' /run/bttnbd-attach/nbd7.log
 for i in "xfs $a /a" "btrfs $b /b" "ext4 $c /c"; do
 	set -- $i
 	make $1 $2
-	[ "$(blkid $2 | tr ' ' '\n' | grep TYPE)" = "TYPE=\"$1\"" ]
+	[ "$(/usr/bin/blkid -o value -s TYPE $2)" = $1 ] # busybox has one, too
 	mount -t $1 $2 $3
 	fio --name=v --directory=$3 --size=4m --rw=randwrite --bs=4k --direct=1 --iodepth=4 --ioengine=psync --fsync=64 \
 		--verify=crc32c --verify_fatal=1 --do_verify=1 >/tmp/fio.log || { cat /tmp/fio.log; exit 1; }
@@ -136,7 +136,25 @@ mkfs.ext4 -q ${a}p2
 mount -t ext4 ${a}p2 /a
 must_fail bttnbd detach $a 2>/tmp/detach.log
 grep "${a}p2 is mounted on /a" /tmp/detach.log
+lsblk -bnro NAME,TYPE,SIZE,LOG-SEC,MOUNTPOINT $a >/tmp/lsblk
+cat /tmp/lsblk
+n=${a#/dev/}
+grep -x "$n disk $(($(cat /sys/block/$n/size) * 512)) 4096 " /tmp/lsblk
+grep -x "${n}p1 part 33554432 4096 " /tmp/lsblk
+grep "^${n}p2 part .* 4096 /a$" /tmp/lsblk
 umount /a
+
+# signatures: found, named, and removed from the device itself
+mkfs.ext4 -q -F -L data -U 01234567-89ab-cdef-0123-456789abcdef ${a}p2
+/usr/bin/blkid ${a}p2 | grep 'LABEL="data" UUID="01234567-89ab-cdef-0123-456789abcdef" .* TYPE="ext4"'
+[ "$(wipefs -n ${a}p2 -O TYPE,LABEL | tail -n 1 | tr -s ' ')" = "ext4 data" ]
+wipefs -q -a ${a}p2
+[ -z "$(wipefs -n ${a}p2)" ]
+[ -z "$(/usr/bin/blkid -p -o value -s TYPE ${a}p2)" ]
+wipefs -n $a | grep dos
+wipefs -q -a $a
+[ ! -e ${a}p2 ]
+[ -z "$(wipefs -n $a)" ]
 
 # swap
 mkswap $b

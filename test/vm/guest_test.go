@@ -13,15 +13,18 @@ import (
 	"github.com/bttnbd/bttnbd/internal/vm"
 )
 
-// patience bounds one run of a guest, and every other wait: far above what it takes.
-const patience = 3 * time.Minute
+// patience bounds one run of a guest, and every other wait: far above what it takes,
+// also where ten others want each of the processors.
+const patience = 10 * time.Minute
 
 // needGuest ends the test if no guest can be started: as failed in a run that
 // promises all tools, else as skipped. Guests run beside each other.
 func needGuest(t *testing.T) {
 	t.Helper()
-	_, err := vm.FindKernel("")
-	for _, tool := range []string{"qemu-system-x86_64", "ndctl", "nbd-client", "nbdcopy", "fio", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "sfdisk", "dmsetup"} {
+	_, noKernel := vm.FindKernel("")
+	_, noSystemd := vm.FindSystemd()
+	err := errors.Join(noKernel, noSystemd)
+	for _, tool := range []string{"qemu-system-x86_64", "ndctl", "nbd-client", "nbdcopy", "fio", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "sfdisk", "dmsetup", "zstd", "lsblk"} {
 		_, missing := exec.LookPath(tool)
 		err = errors.Join(err, missing)
 	}
@@ -52,6 +55,12 @@ must_fail() { if "$@"; then echo "succeeded: $*"; exit 1; fi; }
 // boot runs the script in the guest to its end, and fails the test unless the script
 // succeeds and the kernel has nothing to complain about. It returns the output.
 func boot(t *testing.T, m *vm.Machine, script string) string {
+	t.Helper()
+	return bootFor(t, patience, m, script)
+}
+
+// bootFor is boot for a script that takes longer than others.
+func bootFor(t *testing.T, patience time.Duration, m *vm.Machine, script string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

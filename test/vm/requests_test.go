@@ -2,6 +2,25 @@ package vmtest
 
 import "testing"
 
+// requestFunctions are for what arrives at the server of $device, which serves $image.
+//
+//	zeros        entries of the map that are zero
+//	count WHAT   the server's own count, of which /tmp/served has the log
+//	filesystem   has ext4 ask for everything that a filesystem asks for
+const requestFunctions = `
+zeros() { bttnbd info --json $image | tr -d ' ,' | awk -F: '$1 == "\"zero_entries\"" { print $2; exit }'; }
+count() { grep 'requests served' /tmp/served | tr -d '"{}' | tr ',' '\n' | awk -F: -v k=$1 '$1 == k { print $2 }'; }
+filesystem() {
+	mkfs.ext4 -q -E nodiscard $device
+	mount -t ext4 $device /mnt
+	for i in 1 2 3 4; do dd if=/dev/urandom of=/mnt/$i bs=64K count=8 conv=fsync; done
+	rm /mnt/2
+	sync
+	fstrim /mnt
+	umount /mnt
+}
+`
+
 // Goal: what a filesystem and its tools ask for arrives: flushes and FUA writes are
 // counted by the server, and what fstrim, blkdiscard and (from Linux 6.12 on) zeroing
 // give back is zero entries in the map afterwards. What the path of an image that is not
@@ -10,15 +29,14 @@ func TestAttachRequestsArrive(t *testing.T) {
 	needGuest(t)
 	m := attachMachine(nvdimm(file(t, "devdax", 48*mib)))
 	m.Tools = append(m.Tools, "blkdiscard") // busybox has one, which cannot zero
-	boot(t, m, deviceFunctions+`
+	boot(t, m, deviceFunctions+requestFunctions+`
 must_fail bttnbd attach auto /tmp/missing.btt 2>/tmp/missing.log
 grep '/tmp/missing.btt: no such file' /tmp/missing.log
 [ ! -e /sys/module/nbd ]
 
 ndctl create-namespace -f -e namespace$R0.0 -m devdax --map=dev
-image=/dev/dax$R0.0
+image=/dev/dax$R0.0 device=/dev/nbd0
 bttnbd create $image
-zeros() { bttnbd info --json $image | tr -d ' ,' | awk -F: '$1 == "\"zero_entries\"" { print $2; exit }'; }
 # serve for one round of COMMANDS, and print the server's own count
 round() {
 	rm -f /tmp/ready
@@ -29,21 +47,11 @@ round() {
 	wait $server
 	grep 'requests served' /tmp/served
 }
-count() { grep 'requests served' /tmp/served | tr -d '"{}' | tr ',' '\n' | awk -F: -v k=$1 '$1 == k { print $2 }'; }
 
 fill() { dd if=/dev/urandom of=/dev/nbd0 bs=1M count=32 oflag=direct; }
 round fill
 none=$(zeros)
 
-filesystem() {
-	mkfs.ext4 -q -E nodiscard /dev/nbd0
-	mount -t ext4 /dev/nbd0 /mnt
-	for i in 1 2 3 4; do dd if=/dev/urandom of=/mnt/$i bs=64K count=8 conv=fsync; done
-	rm /mnt/2
-	sync
-	fstrim /mnt
-	umount /mnt
-}
 round filesystem
 [ $(count flush) -ge 4 ]
 [ $(count fua) -ge 4 ]

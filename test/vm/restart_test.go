@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"testing"
+	"time"
 )
 
 // kills is how often the server is killed in one test: BTTNBD_ATTACH_KILLS, or 3.
@@ -21,6 +22,9 @@ func kills(t *testing.T) int {
 	return n
 }
 
+// killTime is far above what one kill takes, with the wait for what was on its way.
+const killTime = 20 * time.Second
+
 // Goal: the server of a mounted filesystem in use is killed again and again, and
 // each time attached anew, and nobody notices but for the wait: no error in the
 // kernel's log, nothing that was acknowledged is lost, fio finds its checksums. The
@@ -28,7 +32,7 @@ func kills(t *testing.T) int {
 func TestAttachRestart(t *testing.T) {
 	needGuest(t)
 	m := attachMachine(nvdimm(file(t, "fsdax", 192*mib)))
-	out := boot(t, m, attachFunctions+fmt.Sprintf(`
+	out := bootFor(t, patience+time.Duration(kills(t))*killTime, m, attachFunctions+fmt.Sprintf(`
 kills=%d
 mkdir /a
 ndctl create-namespace -f -e namespace$R0.0 -m fsdax --map=mem
@@ -87,8 +91,14 @@ for i in 1 2 3; do
 done
 set -x
 
-# one that fails: the old one goes on
+# what fails, with a copy of the image first: the old one goes on
 old=$(server_of $a)
+for image in copy other; do
+	must_fail bttnbd attach --replace $a /tmp/$image.btt 2>/tmp/replace.log
+	grep "$a is served from /mnt/a.btt, and /tmp/$image.btt is another file" /tmp/replace.log
+done
+must_fail bttnbd attach --replace auto /tmp/copy.btt 2>/tmp/replace.log
+grep 'has this backend' /tmp/replace.log
 must_fail bttnbd attach --replace --read-only auto /mnt/a.btt 2>/tmp/replace.log
 grep 'read-only' /tmp/replace.log
 [ $(server_of $a) = $old ]

@@ -6,9 +6,10 @@ import (
 	"os"
 	"strconv"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
+
+// hwPoison is MADV_HWPOISON of include/uapi/asm-generic/mman-common.h.
+const hwPoison = 100
 
 // poison makes the first page of the file or device, size bytes long, that begins with
 // mark bad memory, as a processor does that could not correct it, and prints its offset.
@@ -31,7 +32,7 @@ func poison(path, size, mark string) error {
 	for off := 0; off < n; off += page {
 		if bytes.HasPrefix(m[off:off+page], []byte(mark)) {
 			fmt.Println(off)
-			return unix.Madvise(m[off:off+page], unix.MADV_HWPOISON)
+			return syscall.Madvise(m[off:off+page], hwPoison)
 		}
 	}
 	return fmt.Errorf("%s: no page begins with %q", path, mark)
