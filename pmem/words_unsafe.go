@@ -96,8 +96,9 @@ func (r *Region) addNothing(off uint64) {
 	atomic.AddUint32((*uint32)(unsafe.Add(r.base, off)), 0)
 }
 
-// StackHint is a number as of [Region.Hint], for what no simulation can see: a hash of the place of the caller's stack. A goroutine keeps its
-// stack, of 8 KiB or more when it does I/O, until it needs a larger one.
+// StackHint is a number as of [Region.Hint], for what no simulation can see: a hash of
+// the place of the caller's stack. A goroutine keeps its stack, of 8 KiB or more when it
+// does I/O, until it needs a larger one.
 func StackHint() uint32 {
 	var here byte
 	return uint32(uint64(uintptr(unsafe.Pointer(&here))) >> 13 * 0x9e3779b97f4a7c15 >> 40)
