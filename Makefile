@@ -5,7 +5,7 @@ export GOTOOLCHAIN ?= auto
 
 GO ?= go
 
-.PHONY: build help dist pictures run test deps lint fuzz soak bench vm-test mutants mutants-models mutants-doc man clean
+.PHONY: build help dist pictures run test deps lint fuzz soak bench vm-bench vm-test mutants mutants-models mutants-doc man clean
 
 # Two static binaries in bin/; the default.
 build: export GO := $(GO)
@@ -57,6 +57,11 @@ soak:
 bench:
 	@scripts/deps
 	$(GO) run ./internal/bench -json docs/performance.json -svg docs/performance.svg $(BENCH)
+
+# Measures an attached device beside the kernel's own BTT in a guest, KERNEL=6.12 also
+# ublk; needs a quiet machine.
+vm-bench:
+	@scripts/vm-bench $(KERNEL)
 
 # The part of `make test` that boots Linux guests; it needs no root and no KVM.
 vm-test:
