@@ -18,14 +18,15 @@ const (
 )
 
 type mapLock struct {
-	mu sync.Mutex
-	// unsettled counts zero and error entries of these lines that are stored but
-	// not yet durable; see arena.settle.
-	unsettled atomic.Int32
+	_ [0]atomic.Uint64 // aligns swings where words have 32 bits
 	// swings counts the map entries of these lines that were swung to another block;
 	// see Device.glimpse. Stored to under mu.
 	swings uint64
-	_      [40]byte
+	mu     sync.Mutex
+	// unsettled counts zero and error entries of these lines that are stored but
+	// not yet durable; see arena.settle.
+	unsettled atomic.Int32
+	_         [44]byte
 }
 
 func lockOf(lba layout.PremapLBA) uint32 { return uint32(lba) / entriesPerLine % mapLocks }

@@ -9,6 +9,7 @@
 //	receivers.go connections, so that the kernel listens on each
 //	control.go   hand-over to another process
 //	state.go     what is remembered in /run/bttnbd-attach
+//	waiting.go   which device waits for an image that somebody is about to write to
 //	ublk.go      all of this, but remotes and hand-over, for /dev/ublkbN
 //	ublklist.go  which of those there are, and how they end
 //

@@ -93,12 +93,8 @@ func replaceFile(path string, text []byte) error {
 // readState returns what is known of the device, if it is still about what is
 // connected there.
 func readState(d kernel.Device) (State, bool) {
-	var st State
-	text, err := os.ReadFile(runtimeFile(d, ".json"))
-	if err != nil || json.Unmarshal(text, &st) != nil {
-		return State{}, false
-	}
-	return st, d.Connected() && st.Backend == d.Backend()
+	st, ok := loadState(runtimeFile(d, ".json"))
+	return st, ok && d.Connected() && st.Backend == d.Backend()
 }
 
 func removeState(d kernel.Device) {

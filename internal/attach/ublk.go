@@ -62,7 +62,7 @@ func (u *Ublk) attach(ctx context.Context) (err error) {
 	if waiting {
 		err = u.revive(ctx)
 	} else {
-		err = u.create()
+		err = u.create(ctx)
 	}
 	if err != nil {
 		return err
@@ -100,7 +100,7 @@ func (u *Ublk) choose() (waiting bool, err error) {
 	}
 	for _, d := range nbds {
 		if d.Backend() == u.image.Backend {
-			return false, fmt.Errorf("%s is attached from this very image, or a copy of it: leave --ublk out, or bttnbd detach %s first", d.Path(), d.Path())
+			return false, nbdHolder(d).refuse(u.o.Path, u.image.inode())
 		}
 	}
 	devices, err := kernel.Ublks()
@@ -118,7 +118,7 @@ func (u *Ublk) choose() (waiting bool, err error) {
 			u.dev = d
 			return true, u.mayRevive(in)
 		case same:
-			return false, fmt.Errorf("%s waits for this very image (or a copy of it): bttnbd attach --ublk %s, or bttnbd detach %s first", d.Path(), d.Path(), d.Path())
+			return false, ublkHolder(d, in).refuse(u.o.Path, u.image.inode())
 		case d.Index == u.o.Index:
 			return false, fmt.Errorf("%s is in use: %s: choose another one, or auto", d.Path(), describeUblk(d, in))
 		}
@@ -129,18 +129,18 @@ func (u *Ublk) choose() (waiting bool, err error) {
 // mayRevive refuses what the filesystem on the device would notice.
 func (u *Ublk) mayRevive(in ublk.Info) error {
 	d := u.dev
-	known, ok := readUblk(d, in)
+	h := ublkHolder(d, in)
 	switch {
-	case ok && known.Inode != u.image.inode():
-		return fmt.Errorf("%s was attached from %s, which is another file with the same UUID: attach that one, or bttnbd detach %s first", d.Path(), known.Source, d.Path())
+	case h.known && h.Inode != u.image.inode():
+		return h.refuse(u.o.Path, u.image.inode())
 	case d.Size() != u.export.Size || d.BlockSize() != u.image.BlockSize:
-		return fmt.Errorf("%s has %d bytes in blocks of %d, and the image %d in blocks of %d: not what it was attached from: bttnbd detach %s first",
-			d.Path(), d.Size(), d.BlockSize(), u.export.Size, u.image.BlockSize, d.Path())
+		return fmt.Errorf("%s has %d bytes in blocks of %d, and the image %d in blocks of %d: not what it was attached from: %s first",
+			d.Path(), d.Size(), d.BlockSize(), u.export.Size, u.image.BlockSize, release(d))
 	case d.ReadOnly() != u.export.ReadOnly:
-		return fmt.Errorf("%s: --read-only must be as it was when it was attached; or bttnbd detach %s first", d.Path(), d.Path())
+		return fmt.Errorf("%s: --read-only must be as it was when it was attached; or %s first", d.Path(), release(d))
 	}
-	if ok {
-		u.since = known.Since
+	if h.known {
+		u.since = h.Since
 	}
 	return nil
 }
@@ -154,22 +154,48 @@ func describeUblk(d kernel.Device, in ublk.Info) string {
 }
 
 // create makes a device and serves it.
-func (u *Ublk) create() error {
-	in, err := u.control.Add(ublk.Spec{
+func (u *Ublk) create(ctx context.Context) error {
+	spec := ublk.Spec{
 		Index: u.o.Index, Queues: u.o.Connections, Size: u.export.Size, BlockSize: u.image.BlockSize,
 		ReadOnly: u.export.ReadOnly, Cookie: cookie(u.image.Backend),
-	})
+	}
+	in, err := u.control.Add(spec)
+	if errors.Is(err, unix.EEXIST) && u.removeLeftover(ctx) {
+		in, err = u.control.Add(spec)
+	}
 	if errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("%s is in use: choose another one, or auto", kernel.UblkOf(u.o.Index).Path())
+		d := kernel.UblkOf(u.o.Index)
+		if d.Exists() {
+			return fmt.Errorf("%s is in use: choose another one, or auto", d.Path())
+		}
+		return fmt.Errorf("%s is being made by somebody, or is what was left of that: choose another one, or auto, or %s", d.Path(), release(d))
 	}
 	if err != nil {
 		return err
 	}
 	u.made, u.dev = true, kernel.UblkOf(int(in.Index))
+	if queues := int(in.Queues); queues < u.o.Connections {
+		u.o.Log.Warn().Str("device", u.dev.Path()).
+			Msgf("--connections %d: %s has %d, as the kernel takes one a CPU at most", u.o.Connections, u.dev.Path(), queues)
+	}
 	if u.server, err = ublk.NewServer(in, &u.export); err != nil {
 		return err
 	}
 	return u.whileServed(u.control.Start)
+}
+
+// removeLeftover removes the device of the wanted number, if it is one that a predecessor
+// of ours was killed over before there was a disk: the cookie is that of the image, and no
+// process has it open.
+func (u *Ublk) removeLeftover(ctx context.Context) bool {
+	in, err := u.control.Info(u.o.Index)
+	if err != nil || in.State != ublk.Dead || in.Cookie != cookie(u.image.Backend) ||
+		kernel.UblkOf(u.o.Index).Exists() || ublk.IsOpen(u.o.Index) || u.control.Delete(u.o.Index) != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, usableTimeout)
+	defer cancel()
+	return u.control.AwaitGone(ctx, u.o.Index) == nil
 }
 
 // whileServed has the driver do what waits for all queues. If one fails it waits for ever,

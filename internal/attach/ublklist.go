@@ -13,25 +13,31 @@ import (
 )
 
 // ublkOf is the ublk device that has the backend, or a copy of it.
-func ublkOf(backend string) (d kernel.Device, found bool) {
+func ublkOf(backend string) (h holder, found bool) {
 	_ = eachUblk(func(other kernel.Device, in ublk.Info) error { // none found is none found
 		if in.Cookie == cookie(backend) {
-			d, found = other, true
+			h, found = ublkHolder(other, in), true
 		}
 		return nil
 	})
-	return d, found
+	return h, found
 }
 
-// FindUblk returns the ublk device whose state says that it was attached from the file.
-func FindUblk(path string) (d kernel.Device, st State, found bool) {
+func ublkHolder(d kernel.Device, in ublk.Info) holder {
+	st, ok := readUblk(d, in)
+	return holder{dev: d, known: ok, State: st, alive: in.State == ublk.Live}
+}
+
+// FindUblk returns the ublk device whose state says that it was attached from the file,
+// and whether its server is there.
+func FindUblk(path string) (d kernel.Device, st State, alive, found bool) {
 	_ = eachUblk(func(other kernel.Device, in ublk.Info) error { // none found is none found
 		if known, ok := readUblk(other, in); ok && known.Inode != "" && known.Inode == inodeOf(path) {
-			d, st, found = other, known, true
+			d, st, alive, found = other, known, in.State == ublk.Live, true
 		}
 		return nil
 	})
-	return d, st, found
+	return d, st, alive, found
 }
 
 // eachUblk calls f for each ublk device, with all that is known of it as a user that may

@@ -45,18 +45,19 @@ type attachOptions struct {
 
 	metrics metrics
 	image   atomic.Pointer[image] // that is open; nil with remote
+	started atomic.Bool           // attached; before, what is said of the image would only hide why not
 }
 
 func (o *attachOptions) addFlags(f *pflag.FlagSet) {
 	o.durability = newChoice("auto", "process")
 	o.logLevel = newSettings().LogLevel
-	f.IntVar(&o.connections, "connections", 0, "`N` connections to the kernel, each with a queue of its own (default one for each CPU, up to 4)")
+	f.IntVar(&o.connections, "connections", 0, "`N` connections to the kernel, each with a queue of its own (default one for each CPU, up to 4); with --ublk queues, one for each CPU at most")
 	f.BoolVar(&o.readOnly, "read-only", false, "a device that takes no writes; the image is never changed")
 	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, log on stderr, and detach at SIGTERM")
-	f.BoolVar(&o.replace, "replace", false, "take the device over from the process that serves it")
-	f.BoolVar(&o.ublk, "ublk", false, "make it /dev/ublkbN, which is faster, and takes Linux 6.4 with ublk_drv")
-	f.DurationVar(&o.timeout, "timeout", 0, "give a connection up after a request took `DURATION` (default 5s on memory, 30s on a disk)")
-	f.DurationVar(&o.deadTimeout, "dead-timeout", 10*time.Minute, "let requests wait for a new server for `DURATION` before they fail")
+	f.BoolVar(&o.replace, "replace", false, "take the device over from the process that serves it; not with --ublk")
+	f.BoolVar(&o.ublk, "ublk", false, "make it /dev/ublkbN, which is faster, and takes Linux 6.4 or later, built with ublk_drv")
+	f.DurationVar(&o.timeout, "timeout", 0, "give a connection up after a request took `DURATION` (default 5s on memory, 30s on a disk); not with --ublk")
+	f.DurationVar(&o.deadTimeout, "dead-timeout", 10*time.Minute, "let requests wait for a new server for `DURATION` before they fail; not with --ublk")
 	f.Var(&o.durability, "durability", "auto: what the medium can; process: survive a kill, but no power failure")
 	f.Var(&o.logLevel, "log-level", "what to log")
 	o.monitorSettings.addFlags(f)
@@ -66,11 +67,11 @@ func newAttach() *cobra.Command {
 	var o attachOptions
 	cmd := &cobra.Command{
 		Use:   "attach [flags] DEVICE PATH|URI",
-		Short: "Make an image a block device, /dev/nbdN",
+		Short: "Make an image a block device, /dev/nbdN or /dev/ublkbN",
 		Long: `Make an image, or an export of an NBD server, a block device of this machine.
 DEVICE is /dev/nbdN, or auto for a free one. When the device is usable its name
 is printed on stdout, and the server goes on in the background; it logs to
-/run/bttnbd-attach/nbdN.log.
+/run/bttnbd-attach/nbdN.log, or ublkbN.log.
 
 If the server dies, requests wait. The same command again finds the device by the
 image's UUID and revives it: what is mounted there goes on. Requests that were on
@@ -79,6 +80,11 @@ their way when it died wait for --timeout before the kernel sends them again.
 With --ublk the kernel's driver ublk_drv takes the place of its NBD client. DEVICE is
 /dev/ublkbN or auto. There is no hand-over (--replace), no growing while attached,
 and no timeout: requests wait for the next attach --ublk as long as it takes.
+
+Take --ublk if the kernel has ublk_drv (Linux 6.4 or later) and speed counts: it is
+faster, and after a kill the next attach goes on at once. Take NBD for everything
+else: any kernel, exports of other servers (URI), an upgrade by --replace, growing
+under a mounted filesystem, timeouts, a name that stays (/dev/disk/by-bttuuid).
 
 Needs root, and the kernel module nbd or ublk_drv, which is loaded if it is missing.`,
 		Example: `  bttnbd attach auto disk.img
@@ -139,6 +145,10 @@ func (o *attachOptions) parse(args []string) error {
 	if o.device != "auto" {
 		d, err := kernel.ParseDevice(o.device)
 		switch {
+		case errors.Is(err, kernel.ErrNoDevice) && o.ublk:
+			return usagef("%s: no ublk device: with --ublk write /dev/ublkb0, or auto", o.device)
+		case errors.Is(err, kernel.ErrNoDevice):
+			return usagef("%s: no NBD device: write /dev/nbd0, or auto; with --ublk it is /dev/ublkb0", o.device)
 		case err != nil:
 			return usagef("%v, or auto", err)
 		case d.IsUblk() && !o.ublk:
@@ -193,6 +203,10 @@ func runAttach(ctx context.Context, stdout, stderr io.Writer, o *attachOptions) 
 	if err != nil {
 		return err
 	}
+	o.started.Store(true)
+	if im := o.image.Load(); im != nil {
+		(&service{log: log}).announce(im, "")
+	}
 	defer o.serveMetrics(ctx, s, log)()
 	log.Info().Str("device", s.Device().Path()).Str("image", o.source).Msg("attached")
 	if err := o.ready(stdout, log, s.Device(), note); err != nil {
@@ -246,11 +260,7 @@ func (o *attachOptions) start(ctx context.Context, log zerolog.Logger) (s attach
 		}
 	}
 	s, err = attach.Start(ctx, options)
-	var inUse *pmem.InUseError
-	if d, _, found := attach.FindImage(o.path); errors.As(err, &inUse) && found {
-		return nil, "", fmt.Errorf("%s is attached as %s already, by pid %d: give --replace to take it over", o.source, d.Path(), inUse.PID)
-	}
-	return s, "", err
+	return s, "", o.explainInUse(err)
 }
 
 // served is the device to take over: the one that the image is attached as.
@@ -291,8 +301,10 @@ func (o *attachOptions) open(log zerolog.Logger) (*attach.Image, error) {
 	if err := kernel.LockNewMemory(); err != nil {
 		log.Warn().Err(err).Msg(unprotected)
 	}
-	(&service{log: log}).announce(im, "")
 	o.image.Store(im)
+	if o.started.Load() {
+		(&service{log: log}).announce(im, "")
+	}
 	timeout := memoryTimeout
 	if im.durability == pmem.Msync {
 		timeout = diskTimeout

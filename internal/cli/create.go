@@ -42,7 +42,7 @@ func (o *createOptions) addFlags(f *pflag.FlagSet) {
 	f.Var(&o.format, "format", "kernel: version 1.1, as Linux and QEMU expect; uefi: version 2.0; pmemblk: a pool of PMDK")
 	f.Var(&o.uuid, "uuid", "uuid of the BTT (default random)")
 	f.Var(&o.parentUUID, "parent-uuid", "uuid of the namespace that the image will be the content of (default none)")
-	f.BoolVar(&o.force, "force", false, "overwrite whatever is there")
+	f.BoolVar(&o.force, "force", false, "overwrite whatever is there, also where a link leads; a file gets --size")
 	f.BoolVar(&o.allocate, "allocate", false, "reserve all the space now; the file is sparse otherwise")
 	f.BoolVar(&o.json, "json", false, "print one JSON object")
 	addProgress(f, &o.progress)

@@ -18,11 +18,12 @@ func newDetach() *cobra.Command {
 everything is written and the image is closed.
 
 A device that is mounted, swap, or part of another device is refused.`,
-		Example:     "  bttnbd detach /dev/nbd0",
+		Example: `  bttnbd detach /dev/nbd0
+  bttnbd detach /dev/ublkb0`,
 		Annotations: map[string]string{exitStatus: commonStatus},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usagef("detach takes one device: bttnbd detach /dev/nbd0")
+				return usagef("detach takes one device: bttnbd detach /dev/nbd0, or /dev/ublkb0; bttnbd list shows them")
 			}
 			return runDetach(cmd.Context(), args[0], force)
 		},
@@ -34,7 +35,7 @@ A device that is mounted, swap, or part of another device is refused.`,
 func runDetach(ctx context.Context, device string, force bool) error {
 	d, err := kernel.ParseDevice(device)
 	if err != nil {
-		return usagef("%v", err)
+		return usagef("%v; bttnbd list shows what is attached", err)
 	}
 	if d.IsUblk() {
 		return attach.DetachUblk(ctx, d, force)

@@ -54,7 +54,7 @@ anything but zeros is left alone; to be sure of that, all of it is read.
 
 A file that is attached (bttnbd attach) grows under its device, which has the new
 size then; PATH is that of the file, or the device. Requests wait meanwhile. Else the
-image must not be in use. A filesystem is made larger with its own tool afterwards
+image must not be in use, and no ublk device may wait for it. A filesystem is made larger with its own tool afterwards
 (resize2fs, xfs_growfs). A pool cannot grow.`,
 		Example: `  bttnbd grow --size 2G disk.img
   bttnbd grow --size 2G /dev/nbd0
@@ -109,8 +109,13 @@ func runGrow(ctx context.Context, stdout, stderr io.Writer, o growOptions) error
 
 // run grows the image, under the device that it is attached as if it is.
 func (o *growOptions) run(ctx context.Context, stderr io.Writer) (grown, error) {
-	if d, err := kernel.ParseDevice(o.path); err == nil && d.IsUblk() {
-		return grown{}, usagef("%s: a ublk device does not grow: bttnbd detach it, and grow its image", o.path)
+	if d, err := kernel.ParseDevice(o.path); err == nil {
+		if d.IsUblk() {
+			return grown{}, usagef("%s: a ublk device does not grow: bttnbd detach it, and grow its image", o.path)
+		}
+		if source, dead := attach.Abandoned(d); dead { // who opened it would wait
+			return grown{}, fmt.Errorf("%s: nobody serves %s: attach it again first: %s", o.path, d.Path(), attachAgain(d, source))
+		}
 	}
 	if d, found := attachedAs(o.path); found {
 		return o.online(ctx, d)
@@ -128,6 +133,11 @@ func (o *growOptions) offline(ctx context.Context, stderr io.Writer) (done grown
 	defer func() { err = errors.Join(err, r.Close()) }()
 	if err := o.identify(r); err != nil {
 		return done, err
+	}
+	if o.attached == nil {
+		if err := refuseGrowth(r); err != nil {
+			return done, err
+		}
 	}
 	size, err := o.target(r)
 	if err != nil {

@@ -194,6 +194,9 @@ func (s *imageSpec) overwrite(ctx context.Context, r *pmem.Region) (p imagePlan,
 	if s.regular, err = isRegular(r); err != nil {
 		return p, err
 	}
+	if err := refuseWaited(r); err != nil {
+		return p, err
+	}
 	if p, err = s.mayOverwrite(ctx, r); err != nil {
 		return p, err
 	}

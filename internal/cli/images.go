@@ -30,9 +30,17 @@ type image struct {
 
 // openImage opens the image for its one owner, and recovers it.
 func openImage(path string, o pmem.Options) (*image, error) {
+	return openImageIf(path, o, func(*pmem.Region) error { return nil })
+}
+
+// openImageIf is openImage, if it may be; else nothing in it is changed.
+func openImageIf(path string, o pmem.Options, may func(*pmem.Region) error) (*image, error) {
 	r, err := pmem.Open(path, o)
 	if err != nil {
 		return nil, advise(err, path, o.ReadOnly, ", or serve it with --read-only")
+	}
+	if err := may(r); err != nil {
+		return nil, errors.Join(err, r.Close())
 	}
 	defer pmem.ArmFaults()()
 	file, err := r.Stat()
@@ -76,7 +84,7 @@ func (s *service) openAsked(ctx context.Context, spec exportSpec) (*image, error
 	if err != nil {
 		return nil, err
 	}
-	im, err := openImage(spec.path, spec.options())
+	im, err := openImageIf(spec.path, spec.options(), mayServe)
 	switch {
 	case err != nil:
 		return nil, err
@@ -88,6 +96,14 @@ func (s *service) openAsked(ctx context.Context, spec exportSpec) (*image, error
 	}
 	s.warnIfOther(im, spec)
 	return im, nil
+}
+
+// mayServe refuses an image that a device waits for, unless it stays as it is.
+func mayServe(r *pmem.Region) error {
+	if r.ReadOnly() {
+		return nil
+	}
+	return refuseWaited(r)
 }
 
 // createMissing makes the image if it is to be made and nothing is there.

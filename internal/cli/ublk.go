@@ -42,12 +42,31 @@ func (o *attachOptions) startUblk(ctx context.Context, log zerolog.Logger) (atta
 		Index: o.index, Connections: o.connections, Path: o.path, Log: log,
 		Open: func() (*attach.Image, error) { return o.open(log) },
 	})
-	var inUse *pmem.InUseError
-	if d, _, found := attach.FindUblk(o.path); errors.As(err, &inUse) && found {
-		return nil, fmt.Errorf("%s is attached as %s already, by pid %d", o.source, d.Path(), inUse.PID)
-	}
 	if err != nil {
-		return nil, err
+		return nil, o.explainInUse(err)
 	}
 	return s, nil
+}
+
+// explainInUse says of an image that is in use as which device it is attached, and by
+// whom, if it is. Who has the image may be another: if the device waits for a server.
+func (o *attachOptions) explainInUse(err error) error {
+	var inUse *pmem.InUseError
+	if !errors.As(err, &inUse) {
+		return err
+	}
+	d, st, found := attach.FindImage(o.path)
+	alive, advice := found && attach.IsAlive(d), ""
+	if !found {
+		d, st, alive, found = attach.FindUblk(o.path)
+	} else if !o.ublk {
+		advice = ": give --replace to take it over"
+	}
+	switch {
+	case !found:
+		return err
+	case !alive:
+		return fmt.Errorf("%w; then attach it again: %s waits for it", err, d.Path())
+	}
+	return fmt.Errorf("%s is attached as %s already, by pid %d%s", o.source, d.Path(), st.PID, advice)
 }

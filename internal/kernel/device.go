@@ -38,7 +38,11 @@ func UblkOf(index int) Device { return Device{index, "/", prefixUblk} }
 // IsUblk reports whether the device is a /dev/ublkbN.
 func (d Device) IsUblk() bool { return d.prefix == prefixUblk }
 
+// ErrNoDevice is the error of [ParseDevice] for what names neither kind of device.
+var ErrNoDevice = errors.New("no NBD device and no ublk device")
+
 // ParseDevice reads "nbd3", "/dev/nbd3", or a symbolic link to that; "ublkb3" likewise.
+// What is neither is [ErrNoDevice]; partitions are refused, too.
 func ParseDevice(s string) (Device, error) {
 	name := s
 	if strings.Contains(s, "/") {
@@ -46,7 +50,7 @@ func ParseDevice(s string) (Device, error) {
 			name = target
 		}
 		if filepath.Dir(name) != "/dev" {
-			return Device{}, fmt.Errorf("%s: no NBD device: write /dev/nbd0", s)
+			return Device{}, fmt.Errorf("%s: %w: write /dev/nbd0, or /dev/ublkb0", s, ErrNoDevice)
 		}
 	}
 	prefix := prefixNBD
@@ -60,7 +64,7 @@ func ParseDevice(s string) (Device, error) {
 		return Device{}, fmt.Errorf("%s: a partition: name the whole device, /dev/%s%s", s, prefix, before)
 	}
 	if !ok || err != nil {
-		return Device{}, fmt.Errorf("%s: no NBD device: write /dev/nbd0", s)
+		return Device{}, fmt.Errorf("%s: %w: write /dev/nbd0, or /dev/ublkb0", s, ErrNoDevice)
 	}
 	return Device{int(index), "/", prefix}, nil
 }

@@ -41,6 +41,8 @@ func TestParseDevice(t *testing.T) {
 	for _, s := range []string{"", "nbd", "nbd-1", "nbd0p1", "ublkb", "ublkb0p1", "ublkc0", "/dev/ublkb3p2", "/dev/nbd3p2", "/dev/sda", "/dev/nbd99999999999", "/tmp/nbd0", "disk.img"} {
 		if d, err := ParseDevice(s); err == nil {
 			t.Errorf("%s: is %s", s, d.Path())
+		} else if partition := strings.Contains(s, "p"); partition == errors.Is(err, ErrNoDevice) && s != "/tmp/nbd0" {
+			t.Errorf("%s: %v", s, err)
 		}
 	}
 }
@@ -197,6 +199,9 @@ func TestAdviseModule(t *testing.T) {
 		if got := adviseModule("nbd", err); !errors.Is(got, err) || !strings.Contains(got.Error(), word) {
 			t.Errorf("%v: %v", err, got)
 		}
+	}
+	if got := adviseModule(moduleUblk, kmod.ErrModuleNotFound); !strings.Contains(got.Error(), "Linux 6.4 or later") || strings.Contains(got.Error(), "install") {
+		t.Errorf("no package has ublk_drv for an old kernel: %v", got)
 	}
 }
 

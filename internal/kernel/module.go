@@ -22,9 +22,11 @@ import (
 // needs CAP_SYS_MODULE only if the module is missing.
 func LoadModule() error { return loadModule("nbd", "/sys/module/nbd") }
 
+const moduleUblk = "ublk_drv"
+
 // LoadUblk is LoadModule for the driver ublk_drv, which not every kernel has.
 func LoadUblk() error {
-	err := loadModule("ublk_drv", "/dev/ublk-control")
+	err := loadModule(moduleUblk, "/dev/ublk-control")
 	if err != nil && !errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w; or attach without --ublk", err)
 	}
@@ -50,13 +52,17 @@ func loadModule(name, shownBy string) error {
 // adviseModule says what to do about an error of loading the module.
 func adviseModule(name string, err error) error {
 	what := "cannot load the kernel module " + name
+	remedy := "install the package with all its modules"
+	if name == moduleUblk {
+		remedy = "it takes Linux 6.4 or later, built with " + name + " (Debian 12: the 6.12 kernel of its backports)"
+	}
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s: %w: run as root, or have it loaded at boot (echo %s >/etc/modules-load.d/%s.conf)", what, err, name, name)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, kmod.ErrModuleNotFound):
-		return fmt.Errorf("%s: this kernel has none (%w): install the package with all its modules, and reboot if the kernel was updated since the boot", what, err)
+		return fmt.Errorf("%s: this kernel has none (%w): %s; reboot if the kernel was updated since the boot", what, err, remedy)
 	case errors.Is(err, unix.EKEYREJECTED):
 		return fmt.Errorf("%s: its signature is refused (secure boot): %w", what, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -58,13 +59,14 @@ type reporter struct {
 	result result
 	output map[string][]string // of the tests under way, by "package test"
 	broken map[string]bool     // packages with a failing test
+	begun  map[string]bool     // tests without a result, by "package test"
 }
 
 // summarize reads `go test -json` to its end, writes the report to w as it goes,
 // and returns the counts. What tells of a failure goes to failures as well. Lines
 // that are not JSON are passed through.
 func summarize(in io.Reader, w, failures io.Writer) (result, error) {
-	r := reporter{w: w, bad: io.MultiWriter(w, failures), output: map[string][]string{}, broken: map[string]bool{}}
+	r := reporter{w: w, bad: io.MultiWriter(w, failures), output: map[string][]string{}, broken: map[string]bool{}, begun: map[string]bool{}}
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
@@ -94,6 +96,9 @@ func (r *reporter) add(e event) {
 func (r *reporter) addTest(e event) {
 	key := e.Package + " " + e.Test
 	switch e.Action {
+	case "run":
+		r.begun[key] = true
+		return
 	case "output":
 		r.output[key] = append(r.output[key], e.Output)
 		return
@@ -102,6 +107,7 @@ func (r *reporter) addTest(e event) {
 	case "fail":
 		r.result.failed++
 		r.broken[e.Package] = true
+		r.result.beyond = r.result.beyond || slices.ContainsFunc(r.output[key], isPanic)
 		fmt.Fprint(r.bad, strings.Join(r.output[key], ""))
 		if !strings.Contains(e.Test, "/") {
 			r.result.tests = append(r.result.tests, key+"\n")
@@ -113,6 +119,7 @@ func (r *reporter) addTest(e event) {
 		return
 	}
 	delete(r.output, key)
+	delete(r.begun, key)
 }
 
 // addPackageOutput keeps the go command's line of the package, and what stands
@@ -126,6 +133,7 @@ func (r *reporter) addPackageOutput(e event) {
 }
 
 func (r *reporter) packageFailed(e event) {
+	r.result.beyond = r.result.beyond || r.cutShort(e.Package)
 	if r.broken[e.Package] {
 		return
 	}
@@ -137,6 +145,26 @@ func (r *reporter) packageFailed(e event) {
 			fmt.Fprint(r.bad, strings.Join(lines, ""))
 		}
 	}
+}
+
+// cutShort reports whether a package has ended in the middle of a test, by a panic or by
+// its time: then there are tests that never ran.
+func (r *reporter) cutShort(pkg string) bool {
+	for key := range r.begun {
+		if strings.HasPrefix(key, pkg+" ") {
+			return true
+		}
+	}
+	for key, lines := range r.output {
+		if (key == pkg || strings.HasPrefix(key, pkg+" ")) && slices.ContainsFunc(lines, isPanic) {
+			return true
+		}
+	}
+	return false
+}
+
+func isPanic(line string) bool {
+	return strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ")
 }
 
 // reason is what a skipped test said first: its output without the framework's lines.

@@ -113,6 +113,8 @@ func TestAgain(t *testing.T) {
 		"one of another too":  {fail("m/test", "TestX") + end("m/test") + fail("m/btt", "TestY") + end("m/btt"), nil},
 		"a panic too":         {fail("m/test", "TestX") + end("m/test") + end("m/btt"), nil},
 		"a panic":             {end("m/test"), nil},
+		"a panic behind one":  {fail("m/test", "TestX") + `{"Action":"output","Package":"m/test","Test":"TestY","Output":"panic: boom\\n"}` + "\n" + fail("m/test", "TestY") + end("m/test"), nil},
+		"out of time":         {fail("m/test", "TestX") + `{"Action":"run","Package":"m/test","Test":"TestY"}` + "\n" + end("m/test"), nil},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

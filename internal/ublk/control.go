@@ -151,6 +151,17 @@ func (c *Control) Delete(index int) error {
 // deletePause is how often AwaitGone asks the driver, which tells nobody.
 const deletePause = 5 * time.Millisecond
 
+// IsOpen reports whether a process has the device open as its server, or is about to be:
+// the driver lets only one.
+func IsOpen(index int) bool {
+	fd, err := unix.Open(charPath(index), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return errors.Is(err, unix.EBUSY)
+	}
+	unix.Close(fd)
+	return false
+}
+
 // AwaitGone returns when a device that was deleted is gone.
 func (c *Control) AwaitGone(ctx context.Context, index int) error {
 	tick := time.NewTicker(deletePause)

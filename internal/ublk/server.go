@@ -29,7 +29,7 @@ type Server struct {
 // the device can be started, or its recovery ended. When it fails nothing is left of it.
 func NewServer(in Info, e *nbd.Export) (s *Server, err error) {
 	s = &Server{char: -1, wake: -1, done: make(chan struct{})}
-	path := fmt.Sprintf("/dev/ublkc%d", in.Index)
+	path := charPath(int(in.Index))
 	if s.char, err = unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -65,6 +65,9 @@ func NewServer(in Info, e *nbd.Export) (s *Server, err error) {
 	}
 	return s, nil
 }
+
+// charPath is the character device that servers open.
+func charPath(index int) string { return fmt.Sprintf("/dev/ublkc%d", index) }
 
 // thread is the life of a queue.
 func (s *Server) thread(id int, in Info, e *nbd.Export, opened, asked chan<- error, proceed <-chan bool) {

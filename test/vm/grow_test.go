@@ -165,6 +165,12 @@ cp /usr/bin/guest /a/3
 # the server dies, the image grows, the next server finds the device
 kill -9 $(server_of $a)
 until [ "$(state_of $a)" = dead ]; do usleep 10000; done
+must_fail bttnbd grow --size 144M $a 2>/tmp/grow.log
+grep "nobody serves $a: attach it again first: bttnbd attach $a /plain/a.btt" /tmp/grow.log
+must_fail bttnbd create --force /plain/a.btt 2>/tmp/create.log
+grep "waits for it as it was: .*(bttnbd attach $a /plain/a.btt)" /tmp/create.log
+must_fail bttnbd serve --run true /plain/a.btt 2>/tmp/serve.log
+grep "waits for it as it was" /tmp/serve.log
 bttnbd grow --size 144M /plain/a.btt
 attach again auto /plain/a.btt
 [ $again = $a ]

@@ -45,8 +45,9 @@ func ublkKills(t *testing.T) int { return max(10, kills(t)) }
 // Goal: the server of a mounted filesystem on a ublk device is killed again and again, and
 // each time attached anew, and nobody notices but for the wait: no error in the kernel's
 // log, nothing that was acknowledged is lost, fio finds its checksums. Neither a copy of
-// the image nor another one revives the device, nor NBD. Linux's own BTT finds in the image
-// what was written.
+// the image nor another one revives the device, nor NBD; and while it waits nobody lays
+// its image out anew, grows it, or serves it to others who write. Linux's own BTT finds in
+// the image what was written.
 func TestUblkRestart(t *testing.T) {
 	needGuest(t)
 	const size = 80 * mib
@@ -114,6 +115,15 @@ must_fail bttnbd attach --ublk /dev/ublkb5 /mnt/a.btt
 must_fail bttnbd attach --ublk --read-only auto /mnt/a.btt
 must_fail bttnbd attach auto /mnt/a.btt 2>/tmp/nbd.log
 grep "$a is attached from this very image" /tmp/nbd.log
+# what would take it away from under the device, which waits for it as it is
+must_fail bttnbd grow --size 100M /mnt/a.btt 2>/tmp/grow.log
+grep "waits for it in this size: .*(bttnbd attach --ublk $a /mnt/a.btt)" /tmp/grow.log
+must_fail bttnbd create --force /mnt/a.btt 2>/tmp/create.log
+grep "waits for it as it was: .*(bttnbd attach --ublk $a /mnt/a.btt)" /tmp/create.log
+must_fail bttnbd serve --run true /mnt/a.btt 2>/tmp/serve.log
+grep "waits for it as it was" /tmp/serve.log
+bttnbd serve --read-only --run true /mnt/a.btt
+bttnbd serve --run true /tmp/copy.btt
 must_fail bttnbd detach $a
 clean /mnt/a.btt
 # an orderly end under a mounted filesystem, and again
