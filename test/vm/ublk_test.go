@@ -59,6 +59,16 @@ func TestUblkRestart(t *testing.T) {
 	out := bootFor(t, patience+2*patience/3, m, attachFunctions+fmt.Sprintf(`
 kills=%d
 mkdir /a
+# a server that is killed before there is a disk leaves a number that is taken
+bttnbd create --size 20M /tmp/left.btt
+bttnbd attach --ublk --foreground /dev/ublkb5 /tmp/left.btt >/dev/null &
+left=$!
+until [ -e /dev/ublkc5 ]; do usleep 2000; done
+kill -9 $left
+wait $left || true
+attach a --ublk /dev/ublkb5 /tmp/left.btt
+[ $a = /dev/ublkb5 ]
+bttnbd detach $a
 ndctl create-namespace -f -e namespace$R0.0 -m fsdax --map=mem
 mkfs.ext4 -q -b 4096 /dev/pmem$R0
 mount -t ext4 -o dax /dev/pmem$R0 /mnt
