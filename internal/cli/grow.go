@@ -52,10 +52,11 @@ image as it was, or grown; in doubt run the same command again.
 At least 16 MiB must be added. Without --force, space behind the BTT that holds
 anything but zeros is left alone; to be sure of that, all of it is read.
 
-A file that is attached (bttnbd attach) grows under its device, which has the new
-size then; PATH is that of the file, or the device. Requests wait meanwhile. Else the
-image must not be in use, and no ublk device may wait for it. A filesystem is made larger with its own tool afterwards
-(resize2fs, xfs_growfs). A pool cannot grow.`,
+A file that is attached (bttnbd attach, without --ublk) grows under its device, which
+has the new size then; PATH is that of the file, or the device. Requests wait
+meanwhile. Else the image must not be in use, and no ublk device may wait for it. A
+filesystem is made larger with its own tool afterwards (resize2fs, xfs_growfs). A pool
+cannot grow.`,
 		Example: `  bttnbd grow --size 2G disk.img
   bttnbd grow --size 2G /dev/nbd0
   bttnbd grow /dev/pmem0`,
