@@ -59,6 +59,21 @@ judge() {
 server_of() { bttnbd list --json | tr -d ' ,"' | awk -F: -v d=$1 '$1 == "device" { on = $2 == d } on && $1 == "pid" { print $2 }'; }
 state_of() { bttnbd list | awk -v d=$1 '$1 == d { print $3 }'; }
 clean() { bttcheck --progress never "$1"; }
+
+# On the filesystem at /a, until /tmp/stop is there, as $log and $fio: a load that knows
+# what was acknowledged, and one that verifies all it reads.
+begin_load() {
+	dd if=/dev/zero of=/a/log bs=1M count=16
+	sync
+	truncate -s 64K /tmp/counters
+	guest log /a/log /tmp/counters 4096 300 4 & log=$!
+	while [ ! -e /tmp/stop ]; do
+		fio --name=v --directory=/a --size=1m --rw=randwrite --bs=4k --direct=1 --verify=crc32c --verify_backlog=16 --verify_fatal=1 \
+			>/tmp/fio.log || { cat /tmp/fio.log; exit 1; }
+	done & fio=$!
+}
+progress() { guest progress /tmp/counters 4 200; }
+now() { cut -d' ' -f1 /proc/uptime; }
 `
 
 // Goal: one command makes an image a block device, on a DAX file, on device DAX and

@@ -88,19 +88,8 @@ must_fail bttnbd grow --size 100M /mnt/a.btt
 must_fail bttnbd detach $a 2>/tmp/detach.log
 grep "is mounted on /a" /tmp/detach.log
 
-# a load that knows what was acknowledged, and one that verifies all it reads
-dd if=/dev/zero of=/a/log bs=1M count=16
-sync
-truncate -s 64K /tmp/counters
-guest log /a/log /tmp/counters 4096 300 4 & log=$!
-while [ ! -e /tmp/stop ]; do
-	fio --name=v --directory=/a --size=1m --rw=randwrite --bs=4k --direct=1 --verify=crc32c --verify_backlog=16 --verify_fatal=1 \
-		>/tmp/fio.log || { cat /tmp/fio.log; exit 1; }
-done & fio=$!
-
+begin_load
 set +x
-progress() { guest progress /tmp/counters 4 200; }
-now() { cut -d' ' -f1 /proc/uptime; }
 for i in $(seq $kills); do
 	kill -9 $(server_of $a)
 	[ $((i %% 2)) = 0 ] || until [ "$(state_of $a)" = dead ]; do usleep 10000; done
