@@ -58,6 +58,7 @@ type conn struct {
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{s: s, since: time.Now(), stop: make(chan struct{})}
 	c.wire.init(nc)
+	c.wire.poll.all = s.busyPoll
 	c.stage.c = c
 	c.attach()
 	return c
@@ -67,6 +68,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 func (c *conn) release() {
 	c.detach()
 	c.stage.detach()
+	c.wire.poll.leave()
 }
 
 // close closes the socket, with TLS after telling the client that this is the

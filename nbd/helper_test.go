@@ -85,23 +85,7 @@ func open(t testing.TB, s *nbd.Server) *session {
 }
 
 // socketpair returns two connected unix sockets.
-func socketpair(t testing.TB) (net.Conn, net.Conn) {
-	t.Helper()
-	l, err := net.Listen("unix", t.TempDir()+"/s")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	client, err := net.Dial("unix", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return client, server
-}
+func socketpair(t testing.TB) (net.Conn, net.Conn) { return nbd.SocketPair(t) }
 
 // end waits for the server to be done with c and returns its error.
 func (c *session) end() error {

@@ -11,6 +11,7 @@ import (
 const (
 	DefaultHandshakeTimeout = 30 * time.Second
 	DefaultWriteTimeout     = 60 * time.Second
+	DefaultBusyPoll         = 50 * time.Microsecond
 	DefaultMaxConnections   = 1024
 	DefaultMaxMemory        = 256 << 20
 )
@@ -51,6 +52,11 @@ type Options struct {
 	// 0 means DefaultWriteTimeout; a negative one is no bound.
 	WriteTimeout time.Duration
 
+	// BusyPoll is for how long a connection whose client goes on quickly looks at
+	// its socket before it sleeps, at most 1 ms. It does so only where the machine
+	// has a processor to spare. 0 means DefaultBusyPoll; a negative one is none.
+	BusyPoll time.Duration
+
 	// MaxConnections bounds the connections of the server. Where all are
 	// taken, a new one takes the place of the one that has been longest in its
 	// handshake, and is closed at once when all are in transmission. 0 means
@@ -81,6 +87,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.WriteTimeout == 0 {
 		o.WriteTimeout = DefaultWriteTimeout
+	}
+	if o.BusyPoll == 0 {
+		o.BusyPoll = DefaultBusyPoll
 	}
 	if o.MaxConnections == 0 {
 		o.MaxConnections = DefaultMaxConnections

@@ -22,6 +22,8 @@ type Server struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup // one a connection, one a Serve; grows only while up
 
+	busyPoll *busyPoll // nil: nobody polls
+
 	memory      atomic.Int64 // bytes that are out of the large pools
 	longOptions atomic.Int64 // see maxLongOptions
 
@@ -48,6 +50,7 @@ func NewServer(exports []Export, o Options) (*Server, error) {
 
 		complaints: rate.NewLimiter(complaintsPerSecond, complaintsAtOnce),
 	}
+	s.busyPoll = newBusyPoll(s.o.BusyPoll)
 	s.up, s.stop = context.WithCancel(context.Background())
 	if o.TLSRequired && o.TLS == nil {
 		return nil, errors.New("TLS is required, and there is no TLS configuration")

@@ -5,7 +5,8 @@ import "fmt"
 // The data path, in execution order.
 //
 //	transmission   takes the next request out of the read buffer, waiting for
-//	               the client (and sending all replies before) if there is none
+//	               the client (and sending all replies before) if there is none;
+//	               busypoll.go: whether to sleep for it
 //	execute        validate.go judges it; its handler runs it
 //	read           (read.go) Backend.ReadAt straight into the reply buffer, behind
 //	               its header

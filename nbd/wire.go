@@ -22,6 +22,7 @@ type wire struct {
 	raw syscall.RawConn // nil when that is no plain socket
 
 	calls socket.Calls
+	poll  poller
 
 	// A read under way.
 	to  sink
@@ -91,11 +92,15 @@ func (w *wire) readNow(fd uintptr) bool {
 	p := w.to.space()
 	for {
 		n, err := w.calls.Receive(fd, p)
+		if err == syscall.EAGAIN && w.poll.all != nil {
+			n, err = w.lookAgain(fd, p)
+		}
 		switch {
 		case err == syscall.EINTR:
 			continue
 		case err == syscall.EAGAIN:
 			w.to.park()
+			w.calls.Wait()
 			return false
 		case err != nil:
 			w.err = os.NewSyscallError("recvfrom", err)
@@ -104,8 +109,22 @@ func (w *wire) readNow(fd uintptr) bool {
 		default:
 			w.n = n
 		}
+		if w.poll.began != 0 {
+			w.poll.end(clock())
+		}
 		return true
 	}
+}
+
+// lookAgain reads for as long as there is nothing and it is worth it to poll.
+func (w *wire) lookAgain(fd uintptr, p []byte) (n int, err error) {
+	now := clock()
+	w.poll.begin(now)
+	for err = syscall.EAGAIN; err == syscall.EAGAIN && w.poll.again(now); now = clock() {
+		socket.Pause()
+		n, err = w.calls.Again(fd, p)
+	}
+	return n, err
 }
 
 // Write sends all of p.
@@ -133,6 +152,7 @@ func (w *wire) writeNow(fd uintptr) bool {
 		case err == syscall.EINTR:
 		case err == syscall.EAGAIN && !w.hurry:
 			w.beforeWait()
+			w.calls.Wait()
 			return false
 		case err != nil:
 			w.wErr = os.NewSyscallError("sendto", err)

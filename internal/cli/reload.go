@@ -58,7 +58,7 @@ func (s *service) tryReload(ctx context.Context) (left, err error) {
 // fixed are the settings that hold from the start to the end of a server.
 var fixed = []string{
 	"listen", "unix-mode", "pid-file", "metrics-listen", "pprof", "tls", "max-connections", "max-connections-per-peer", "handshake-timeout",
-	"idle-timeout", "write-timeout", "max-memory", "user", "group", "sandbox", "log-level",
+	"idle-timeout", "write-timeout", "max-memory", "busy-poll", "user", "group", "sandbox", "log-level",
 }
 
 // warnOfRestart names the settings that have changed and that a reload cannot.

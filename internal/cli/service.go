@@ -69,6 +69,7 @@ func (s *service) options() nbd.Options {
 		MaxConnections:        int(s.MaxConnections),
 		MaxConnectionsPerPeer: int(s.MaxConnectionsPerPeer),
 		MaxMemory:             int64(s.MaxMemory),
+		BusyPoll:              time.Duration(s.BusyPoll),
 	}
 	if s.TLS.value != "off" {
 		o.TLS = s.tls.config()
@@ -78,6 +79,9 @@ func (s *service) options() nbd.Options {
 	}
 	if o.WriteTimeout == 0 {
 		o.WriteTimeout = -1
+	}
+	if o.BusyPoll == 0 {
+		o.BusyPoll = -1
 	}
 	if o.MaxConnections == 0 {
 		o.MaxConnections = -1

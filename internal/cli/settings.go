@@ -38,6 +38,7 @@ type settings struct {
 	IdleTimeout           durationFlag    `toml:"idle-timeout"`
 	WriteTimeout          durationFlag    `toml:"write-timeout"`
 	MaxMemory             sizeFlag        `toml:"max-memory"`
+	BusyPoll              durationFlag    `toml:"busy-poll"`
 
 	User     string     `toml:"user"`
 	Group    string     `toml:"group"`
@@ -58,6 +59,7 @@ func newSettings() settings {
 		HandshakeTimeout: durationFlag(nbd.DefaultHandshakeTimeout),
 		WriteTimeout:     durationFlag(nbd.DefaultWriteTimeout),
 		MaxMemory:        nbd.DefaultMaxMemory,
+		BusyPoll:         durationFlag(nbd.DefaultBusyPoll),
 		Sandbox:          newChoice("auto", "off", "require"),
 		LogLevel:         choiceFlag{value: "info", allowed: []string{"debug", "info", "warn", "error"}},
 	}
@@ -116,6 +118,7 @@ func (s *settings) limitFlags() flagGroup {
 	g.flags.Var(&s.IdleTimeout, "idle-timeout", "time without a request until a connection is closed; 0: any")
 	g.flags.Var(&s.WriteTimeout, "write-timeout", "time for a client to take a reply, or to finish sending a request; 0: any")
 	g.flags.Var(&s.MaxMemory, "max-memory", "memory for large buffers of all connections together; without more there are small ones")
+	g.flags.Var(&s.BusyPoll, "busy-poll", "time to look out for a quick client's next request before sleeping, where a processor is free; at most 1ms; 0: none")
 	g.flags.Var(&s.LimitRate, "limit-rate", "bytes a second, read and written, of each export")
 	g.flags.Var(&s.LimitIOPS, "limit-iops", "`N` requests a second, of each export")
 	return g

@@ -118,6 +118,8 @@ func TestRulesCanFail(t *testing.T) {
 		"assembly": {
 			{"btt/copy_amd64.s", "TEXT ·f(SB),$0\n", 0},
 			{"pmem/copy_amd64.s", "TEXT ·f(SB),$0\n", nothing},
+			{"internal/socket/pause_amd64.s", "TEXT ·f(SB),$0\n", nothing},
+			{"internal/socket/copy_amd64.s", "TEXT ·f(SB),$0\n", 0},
 		},
 		"lengths": {
 			{"nbd/a.go", longFunction(maxFunctionLines), nothing},

@@ -26,7 +26,15 @@ func (c *Calls) Receive(fd uintptr, p []byte) (int, error) {
 		n, _, e = unix.Syscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_DONTWAIT, 0, 0)
 	}
 	received(fd)
-	return c.outcome(n, e)
+	return outcome(n, e)
+}
+
+// Again is Receive for those who have found nothing and look again and again: bare, and
+// not counted.
+func (c *Calls) Again(fd uintptr, p []byte) (int, error) {
+	n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_DONTWAIT, 0, 0)
+	received(fd)
+	return outcome(n, e)
 }
 
 // Send writes what the socket takes, without waiting and without SIGPIPE:
@@ -41,7 +49,7 @@ func (c *Calls) Send(fd uintptr, p []byte) (int, error) {
 	} else {
 		n, _, e = unix.Syscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), flags, 0, 0)
 	}
-	return c.outcome(n, e)
+	return outcome(n, e)
 }
 
 // Poll is [unix.Poll] without waiting: it fills Revents in, and returns how many are
@@ -62,6 +70,9 @@ func (c *Calls) Announce() {
 	c.bare = 0
 }
 
+// Wait is to be called before the goroutine waits, which the scheduler sees.
+func (c *Calls) Wait() { c.bare = 0 }
+
 func (c *Calls) isBare() bool {
 	if c.bare++; c.bare <= maxBare {
 		return true
@@ -70,12 +81,9 @@ func (c *Calls) isBare() bool {
 	return false
 }
 
-func (c *Calls) outcome(n uintptr, e unix.Errno) (int, error) {
-	if e == 0 {
-		return int(n), nil
+func outcome(n uintptr, e unix.Errno) (int, error) {
+	if e != 0 {
+		return 0, e
 	}
-	if e == unix.EAGAIN {
-		c.bare = 0 // the scheduler sees the wait
-	}
-	return 0, e
+	return int(n), nil
 }

@@ -12,4 +12,7 @@
 // goroutines that do not end: where each processor has one, only the monitor sees to
 // it that the others get their turn. So every few calls without a wait between them
 // ([Calls]) one is made as usual.
+//
+// Who knows that something comes soon may look again and again instead of waiting
+// ([Calls.Again], [Pause]).
 package socket

@@ -108,6 +108,13 @@ func TestOthersHaveTheirTurn(t *testing.T) {
 			c.Send(a, p)
 			c.Receive(b, p)
 		},
+		"polling": func(c *Calls, _ bool) {
+			c.Receive(b, p)
+			Pause()
+			c.Again(b, p)
+			c.Send(a, p)
+			c.Again(b, p)
+		},
 		"announced": func(c *Calls, first bool) {
 			if first {
 				c.Announce()
@@ -180,6 +187,7 @@ func TestAllocations(t *testing.T) {
 		c.Send(a, p)
 		c.Receive(b, p)
 		c.Receive(b, p)
+		c.Again(b, p)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
