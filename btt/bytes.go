@@ -134,7 +134,9 @@ func (w *writer) request(errs []error, req int, off int64, p []byte) {
 		n := min(len(p), sector-in)
 		a, pre := w.d.locate(lba)
 		if n == sector && sector%8 == 0 {
-			w.add(errs, a, blockWrite{lba: pre, data: p[:n], req: req})
+			// In place: a copy of a struct just stored waits until the stores are over.
+			b := w.place(errs, a, pre)
+			b.lba, b.data, b.req = pre, p[:n], req
 		} else {
 			w.flush(errs) // keep the order of what may overlap
 			fail(errs, req, w.d.writePart(a, pre, in, p[:n]))
@@ -144,22 +146,27 @@ func (w *writer) request(errs []error, req int, off int64, p []byte) {
 	}
 }
 
-// add puts a block into the group, after committing what cannot be in the same
-// one: another arena, the same block again, or simply a full group.
-func (w *writer) add(errs []error, a *arena, b blockWrite) {
-	if w.n == maxGroup || w.n > 0 && (a != w.arena || w.has(b.lba)) {
+// place makes room for a block of the group.
+func (w *writer) place(errs []error, a *arena, lba layout.PremapLBA) *blockWrite {
+	bit := uint64(1) << (lba % 64)
+	if w.n == maxGroup || a != w.arena || w.seen&bit != 0 {
+		w.part(errs, a, lba)
+	}
+	w.seen |= bit
+	w.n++
+	return &w.group[w.n-1]
+}
+
+// part commits what cannot be in one group with a block: another arena's, the same
+// block again, or simply a full group.
+func (w *writer) part(errs []error, a *arena, lba layout.PremapLBA) {
+	if w.n == maxGroup || a != w.arena || w.has(lba) {
 		w.flush(errs)
 	}
 	w.arena = a
-	w.group[w.n] = b
-	w.n++
-	w.seen |= 1 << (b.lba % 64)
 }
 
 func (w *writer) has(lba layout.PremapLBA) bool {
-	if w.seen&(1<<(lba%64)) == 0 {
-		return false
-	}
 	for i := range w.group[:w.n] {
 		if w.group[i].lba == lba {
 			return true

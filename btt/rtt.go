@@ -91,6 +91,18 @@ func (t *rtt) reading(block layout.PostmapLBA) bool {
 	return false
 }
 
+// busy reports whether anybody has announced any block.
+func (t *rtt) busy() bool {
+	for w := range t.used {
+		for set := t.used[w].Load(); set != 0; set &= set - 1 {
+			if t.slots[w*64+bits.TrailingZeros64(set)].block.Load() != 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // wait returns when nobody reads block. A reader is done within a copy of one
 // block, so it spins for about that long, and then parks.
 func (t *rtt) wait(block layout.PostmapLBA) {

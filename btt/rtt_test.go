@@ -99,3 +99,45 @@ func TestReadersAndWritersOfTheSameBlocks(t *testing.T) {
 		t.Error("too few to mean anything")
 	}
 }
+
+// Goal: a write waits for whoever has announced the block that it is to fill, and for
+// nobody else.
+func TestWriterWaits(t *testing.T) {
+	p := testParams(layout.Flavours()[0])
+	p.Nfree, p.MaxArena = 2, 1<<20
+	r := pmem.NewHeap(p.Flavour.Start + p.MaxArena)
+	if err := Format(r, p); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(r, Options{MaxArena: p.MaxArena})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := d.arenas[0]
+	write := func() chan error {
+		over := make(chan error, 1)
+		go func() {
+			_, err := d.WriteAt(make([]byte, d.SectorSize()), 0)
+			over <- err
+		}()
+		return over
+	}
+	mapped := a.rtt.publish(a.entry(1).Owned(1), 0)
+	if err := <-write(); err != nil || d.Stats().RTTWaits != 0 {
+		t.Fatalf("beside a reader of another block: %v, %d waits", err, d.Stats().RTTWaits)
+	}
+	slots := []*rttSlot{mapped, a.rtt.publish(a.lanes[0].free, 1), a.rtt.publish(a.lanes[1].free, 2)}
+	over := write()
+	for d.Stats().RTTWaits == 0 && len(over) == 0 {
+		runtime.Gosched()
+	}
+	if len(over) > 0 {
+		t.Fatal("the write did not wait")
+	}
+	for _, s := range slots {
+		a.rtt.clear(s)
+	}
+	if err := <-over; err != nil {
+		t.Fatal(err)
+	}
+}

@@ -59,6 +59,22 @@ func TestMapPagesAreTouched(t *testing.T) {
 			t.Errorf("the map page of block %d will be touched again", lba)
 		}
 	}
+	// A group over several pages: the first block of each, and a neighbour.
+	var group []blockWrite
+	for page := layout.PremapLBA(7); page < 16; page += 2 {
+		for lba := page * entriesPerPage; lba < page*entriesPerPage+2; lba++ {
+			group = append(group, blockWrite{lba: lba, data: fill(1, 512), lane: uint32(len(group))})
+		}
+	}
+	if err := a.fill(group, 0); err != nil {
+		t.Fatal(err)
+	}
+	for i := range group {
+		off := int64(a.mapOff(group[i].lba)) &^ 4095
+		if at, err := syscall.Seek(int(f.Fd()), off, seekData); err != nil || at != off {
+			t.Errorf("the map page of block %d of a group is still a hole before its commit", group[i].lba)
+		}
+	}
 	d, _ = open(pmem.Auto)
 	if mode := d.reg.Durability(); (mode == pmem.Msync) != (d.arenas[0].pages.known == nil) {
 		t.Errorf("%v: write-back protects pages again behind the page cache, and only there", mode)

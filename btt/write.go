@@ -17,9 +17,12 @@ type blockWrite struct {
 	data []byte // one sector
 	req  int    // index of the request that the block belongs to
 
-	lane    uint32          // owned while the write is under way
-	storing bool            // into the lane's free block, at this moment
-	old     layout.MapEntry // the entry that the write replaces
+	lane    uint32 // owned while the write is under way
+	storing bool   // into the lane's free block, at this moment
+
+	// Drafted by draft, made certain by commitLocked.
+	old            layout.MapEntry // the entry that the write replaces
+	lbaOld, newSeq uint64          // the flog record
 }
 
 // writeSome commits as many blocks of the group as there are lanes to be had. It
@@ -43,10 +46,13 @@ func (a *arena) writeSome(group []blockWrite) (n int, err error) {
 		set &^= lost
 		return 0, err
 	}
+	if err := a.commit(group); err != nil {
+		return len(group), err
+	}
 	c := a.counters.at(hint)
 	c.blocksWritten.Add(uint64(len(group)))
 	c.group(len(group))
-	return len(group), a.commit(group)
+	return len(group), nil
 }
 
 // fill is step 1: the data goes into the lanes' free blocks. Nothing names them
@@ -58,12 +64,17 @@ func (a *arena) fill(group []blockWrite, hint uint32) (err error) {
 		return err
 	}
 	for i := range group {
-		w := &group[i]
-		free := a.lanes[w.lane].free
-		a.pages.touch(a, w.lba)
-		a.waitForReaders(free, hint)
+		// Neighbours share a line of the map, and so a page.
+		if i == 0 || group[i].lba/entriesPerLine != group[i-1].lba/entriesPerLine {
+			a.pages.touch(a, group[i].lba)
+		}
 	}
-	// Apart from the first pass, whose locked operations would wait each time for
+	if a.reg.Traced() || a.rtt.busy() {
+		for i := range group {
+			a.waitForReaders(a.lanes[group[i].lane].free, hint)
+		}
+	}
+	// Apart from the first passes, whose locked operations would wait each time for
 	// the block before to get to memory.
 	for i := range group {
 		w := &group[i]
@@ -75,7 +86,29 @@ func (a *arena) fill(group []blockWrite, hint uint32) (err error) {
 		}
 		w.storing = false
 	}
+	a.draft(group)
 	return a.reg.Drain()
+}
+
+// draft prepares step 2 while the data is on its way to memory. Until the map is locked
+// others may move its entries; commitLocked looks again.
+func (a *arena) draft(group []blockWrite) {
+	for i := range group {
+		w := &group[i]
+		w.old = a.entry(w.lba)
+		w.lbaOld, w.newSeq = a.record(w)
+	}
+}
+
+// record is what goes into the flog for a write that replaces w.old.
+func (a *arena) record(w *blockWrite) (lbaOld, newSeq uint64) {
+	l := &a.lanes[w.lane]
+	return layout.FlogRecord{
+		LBA: w.lba,
+		Old: a.flavour.LoggedOld(w.old, w.lba),
+		New: a.flavour.LoggedNew(l.free),
+		Seq: l.seq,
+	}.Words()
 }
 
 // mend fills free blocks that were known to be bad with zeros, as Linux does
@@ -151,7 +184,12 @@ func (a *arena) commitLocked(group []blockWrite) error {
 		return errArena // since we waited for the lock: its holder has left a record half way
 	}
 	for i := range group {
-		if lba := group[i].lba; uint32(a.entry(lba).Owned(lba)) >= a.geo.InternalNLBA {
+		w := &group[i]
+		if e := a.entry(w.lba); e != w.old {
+			w.old = e
+			w.lbaOld, w.newSeq = a.record(w)
+		}
+		if uint32(w.old.Owned(w.lba)) >= a.geo.InternalNLBA {
 			return errBadEntry // the lane would take that block over
 		}
 	}
@@ -166,10 +204,12 @@ func (a *arena) commitLocked(group []blockWrite) error {
 		return err
 	}
 	a.swing(group)
+	// While the write-backs are under way. The lanes are ours until after the drain; if
+	// that fails, nobody gets to use them.
+	a.recycle(group)
 	if err := a.reg.Drain(); err != nil {
 		return err
 	}
-	a.recycle(group)
 	done = true
 	return nil
 }
@@ -180,20 +220,18 @@ func (a *arena) commitLocked(group []blockWrite) error {
 func (a *arena) logMoves(group []blockWrite) {
 	for i := range group {
 		w := &group[i]
-		l := &a.lanes[w.lane]
-		w.old = a.entry(w.lba)
-		lbaOld, newSeq := layout.FlogRecord{
-			LBA: w.lba,
-			Old: a.flavour.LoggedOld(w.old, w.lba),
-			New: a.flavour.LoggedNew(l.free),
-			Seq: l.seq,
-		}.Words()
 		off := a.recordOff(w.lane)
-		a.reg.Store64(off, lbaOld)
-		a.reg.Store64(off+8, newSeq)
+		a.reg.Store64(off, w.lbaOld)
+		a.reg.Store64(off+8, w.newSeq)
 	}
-	for i := range group {
-		a.reg.Flush(a.recordOff(group[i].lane), layout.FlogRecordSize)
+	// Lanes follow one another most of the time, and so do their lines.
+	for len(group) > 0 {
+		first, n := group[0].lane, uint32(1)
+		for int(n) < len(group) && group[n].lane == first+n {
+			n++
+		}
+		a.reg.Flush(a.flogOff(first), uint64(n)*layout.FlogGroupSize)
+		group = group[n:]
 	}
 }
 
@@ -228,5 +266,10 @@ func (a *arena) recycle(group []blockWrite) {
 		l.bad = w.old.State() == layout.Error
 		l.seq = layout.NextSeq(l.seq)
 		l.slot = uint32(a.padding) - l.slot // 0 ↔ the second record
+		// The next write stores to it past the cache, and would have to wait for its page to
+		// be looked up. Now we wait anyway.
+		if !l.bad {
+			a.reg.Prefetch(a.dataOff(l.free), 1)
+		}
 	}
 }
