@@ -36,7 +36,6 @@ func (a *arena) writePart(lba layout.PremapLBA, off int, p, scratch []byte) (n i
 		return 0, err
 	}
 	c := a.counters.at(hint)
-	c.blocksWritten.Add(1)
 	c.partWrites.Add(1)
 	c.group(1)
 	return 1, a.commitLocked(group[:])

@@ -49,9 +49,7 @@ func (a *arena) writeSome(group []blockWrite) (n int, err error) {
 	if err := a.commit(group); err != nil {
 		return len(group), err
 	}
-	c := a.counters.at(hint)
-	c.blocksWritten.Add(uint64(len(group)))
-	c.group(len(group))
+	a.counters.at(hint).group(len(group))
 	return len(group), nil
 }
 

@@ -36,7 +36,9 @@
 // connection after [Options].WriteTimeout, and where the large buffers of all of
 // them together reach MaxMemory, everybody goes on in small ones: slower, but
 // nobody waits for anybody. Deadlines are set when a read or write has to wait
-// (wire.go), so a client that keeps the server busy costs no clock and no timer.
+// (wire.go), so a client that keeps the server busy costs no timer. One that is quick
+// is looked out for before the connection sleeps, where that takes nothing from
+// anybody (busypoll.go).
 // Connections are counted, in total and for a peer (peer.go), and the rates of an
 // export are shared by all its clients (limits.go).
 //
