@@ -64,13 +64,13 @@ func cpuTime() float64 {
 	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
 }
 
-// makeImage makes a BTT at path of which every block has data.
-func makeImage(path string, sector uint32) error {
+// makeImage makes a BTT at path of which every block has data; nfree 0 is the default.
+func makeImage(path string, sector, nfree uint32) error {
 	r, err := pmem.Create(path, imageSize, pmem.Options{Durability: pmem.ForceDAX})
 	if err != nil {
 		return err
 	}
-	if err := btt.Format(r, btt.FormatParams{Flavour: layout.Kernel, SectorSize: sector, UUID: uuid.New(), Zeroed: true}); err != nil {
+	if err := btt.Format(r, btt.FormatParams{Flavour: layout.Kernel, SectorSize: sector, Nfree: nfree, UUID: uuid.New(), Zeroed: true}); err != nil {
 		return err
 	}
 	d, err := btt.Open(r, btt.Options{})
@@ -102,7 +102,7 @@ func measureEngine(args []string) (m measurement, err error) {
 	threads, _ := strconv.Atoi(args[3])
 	seconds, _ := strconv.ParseFloat(args[4], 64)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		if err := makeImage(path, uint32(block)); err != nil {
+		if err := makeImage(path, uint32(block), 0); err != nil {
 			return m, err
 		}
 	}

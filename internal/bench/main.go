@@ -2,12 +2,13 @@
 // run. Absolute figures of a shared machine mean little; ratios of pairs that ran
 // one after the other mean something, and their median more.
 //
-//	go run ./internal/bench [-pairs 5] [-seconds 1] [-only REGEXP] [-json FILE] [-svg FILE] [-old DIRECTORY]
+//	go run ./internal/bench [-pairs 5] [-seconds 1] [-only REGEXP] [-json FILE] [-svg FILE] [-old DIRECTORY] [-growth]
 //
 // The peers are libpmemblk through a small C program, nbdkit's memory plugin,
 // nbdkit with a plugin over libpmemblk, and qemu-nbd. Images lie in /dev/shm and
 // are treated as persistent memory, except where msync is what is measured. With -old
-// the peer is another build of ours: what a change is worth.
+// the peer is another build of ours: what a change is worth. With -growth there is no
+// peer: it prints how our cost grows with size, depth, connections, lanes and threads.
 package main
 
 import (
@@ -48,8 +49,17 @@ func main() {
 	jsonFile := flag.String("json", "", "write the results there")
 	svgFile := flag.String("svg", "", "draw the ratios there")
 	old := flag.String("old", "", "a directory with `bttnbd` and `bench` of another version, to be the peer of every row")
+	grow := flag.Bool("growth", false, "how cost grows, instead of the table")
 	flag.Parse()
-	if err := run(*pairs, time.Duration(*seconds*float64(time.Second)), *only, *jsonFile, *svgFile, *old); err != nil {
+	length := time.Duration(*seconds * float64(time.Second))
+	if *grow {
+		if err := growth(os.Stdout, *pairs, length); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if err := run(*pairs, length, *only, *jsonFile, *svgFile, *old); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

@@ -79,7 +79,7 @@ func (b *bench) rows() (rows []bout) {
 			}
 		}
 	}
-	return append(rows, b.fileRow())
+	return append(rows, b.fioRow("randread", 16), b.fioRow("randwrite", 64), b.fileRow())
 }
 
 // engineRow is the engine against libpmemblk. Images and pools serve all rows of a
@@ -144,6 +144,29 @@ func (b *bench) serverRow(peer string, l load, target, cpu float64) bout {
 				return nil, nil, err
 			}
 			return ours.side(l), theirs.side(l), nil
+		},
+	}
+}
+
+// fioRow is another load generator, which looks at its data and takes more of the
+// processors: does it see the same order?
+func (b *bench) fioRow(mode string, depth int) bout {
+	return bout{
+		name: fmt.Sprintf("NBD 4 KiB %s by fio, 1 x depth %d", mode, depth), peer: "nbdkit memory", unit: "op/s",
+		prepare: func(*scope) (us, them side, err error) {
+			ours, err := b.serve("ours")
+			if err != nil {
+				return nil, nil, err
+			}
+			peer := "nbdkit memory"
+			if b.old != "" {
+				peer = "another build"
+			}
+			theirs, err := b.serve(peer)
+			if err != nil {
+				return nil, nil, err
+			}
+			return ours.fio(mode, depth), theirs.fio(mode, depth), nil
 		},
 	}
 }

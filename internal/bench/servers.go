@@ -51,7 +51,7 @@ func (b *bench) serve(name string) (*server, error) {
 	switch name {
 	case "ours", "another build":
 		os.Remove(image)
-		if err := makeImage(image, 4096); err != nil {
+		if err := makeImage(image, 4096, 0); err != nil {
 			return nil, err
 		}
 		if name != "ours" {
