@@ -517,3 +517,31 @@ func TestAllocations(t *testing.T) {
 		}
 	}
 }
+
+// Goal: a fault in the middle of a group leaves nothing to the next one of the same
+// writer: it would be taken for a fault of the next one's lanes.
+func TestGroupsBeginAnew(t *testing.T) {
+	p := testParams(layout.Flavours()[0])
+	p.MaxArena = 1 << 20
+	r := pmem.NewHeap(p.Flavour.Start + p.MaxArena)
+	if err := Format(r, p); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(r, Options{MaxArena: p.MaxArena})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := writer{d: d}
+	for i := range w.group {
+		w.group[i].storing = true
+	}
+	w.request(make([]error, 1), 0, 0, make([]byte, 3*d.SectorSize()))
+	if w.n != 3 {
+		t.Fatalf("%d blocks in the group, want 3", w.n)
+	}
+	for i := range w.group[:w.n] {
+		if w.group[i].storing {
+			t.Errorf("block %d is still being stored", i)
+		}
+	}
+}

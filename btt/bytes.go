@@ -136,7 +136,7 @@ func (w *writer) request(errs []error, req int, off int64, p []byte) {
 		if n == sector && sector%8 == 0 {
 			// In place: a copy of a struct just stored waits until the stores are over.
 			b := w.place(errs, a, pre)
-			b.lba, b.data, b.req = pre, p[:n], req
+			b.lba, b.data, b.req, b.storing = pre, p[:n], req, false
 		} else {
 			w.flush(errs) // keep the order of what may overlap
 			fail(errs, req, w.d.writePart(a, pre, in, p[:n]))

@@ -35,10 +35,13 @@ func (a *arena) writePart(lba layout.PremapLBA, off int, p, scratch []byte) (n i
 		set &^= lost
 		return 0, err
 	}
+	if err := a.commitLocked(group[:]); err != nil {
+		return 1, err
+	}
 	c := a.counters.at(hint)
 	c.partWrites.Add(1)
 	c.group(1)
-	return 1, a.commitLocked(group[:])
+	return 1, nil
 }
 
 // sector is the size in bytes of a block as the user sees it.

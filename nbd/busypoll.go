@@ -15,16 +15,23 @@ import (
 //	          a long wait, or a vain poll
 //
 // That takes a processor, which must be nobody else's. It is crowded where more
-// connections are keen than half of the processors (their clients need some as well),
-// and where more threads want to run on the machine than it has processors (crowd.go).
+// connections have been keen of late than half of the processors (their clients need
+// some as well), and where more threads want to run on the machine than it has
+// processors (crowd.go).
 
 // busyPoll is what the connections of a server have in common.
 type busyPoll struct {
 	time  time.Duration // for how long one polls at most
-	keen  atomic.Int32  // connections that are
-	limit int32         // if there are more, none polls
+	limit int32         // if more connections are keen, none polls
 	crowd *crowd
+
+	// Each keen connection is counted in each window of time in which it waits, so that
+	// nobody has to be taken off the count: who has gone, or sleeps, is not in the next.
+	window     atomic.Int64 // number of the present one
+	keen, were atomic.Int32 // connections that were keen in it so far, and in the one before
 }
+
+const windowTime = 10 * time.Millisecond
 
 // maxBusyPoll bounds how long a connection that polls is blind to its end.
 const maxBusyPoll = time.Millisecond
@@ -38,16 +45,40 @@ func newBusyPoll(d time.Duration) *busyPoll {
 	return &busyPoll{time: min(d, maxBusyPoll), limit: limit, crowd: machine()}
 }
 
-// poller is the part of one connection.
-type poller struct {
-	all   *busyPoll     // nil: never polls
-	keen  bool          // counted in all
-	short int           // short waits in a row of one that is not keen
-	began time.Duration // when the present wait did, by clock; 0: there is none
+// turn makes the window of now the present one and returns its number.
+func (b *busyPoll) turn(now time.Duration) int64 {
+	number := int64(now / windowTime)
+	if before := b.window.Load(); before < number && b.window.CompareAndSwap(before, number) {
+		were := b.keen.Swap(0)
+		if before+1 < number {
+			were = 0 // nobody, in the windows between
+		}
+		b.were.Store(were)
+	}
+	return number
 }
 
-// eager is how many short waits in a row make a connection keen.
-const eager = 4
+// crowded reports whether the processors are needed by others.
+func (b *busyPoll) crowded() bool {
+	return max(b.keen.Load(), b.were.Load()) > b.limit || b.crowd.crowded()
+}
+
+// poller is the part of one connection.
+type poller struct {
+	all     *busyPoll     // nil: never polls
+	keen    bool          // its client is quick
+	short   int           // short waits in a row of one that is not keen
+	vain    int           // vain polls since the last that was not
+	counted int64         // the last window in which it was
+	began   time.Duration // when the present wait did, by clock; 0: there is none
+}
+
+// eager is how many short waits in a row make a connection keen. Each vain poll doubles
+// them, up to maxVain times.
+const (
+	eager   = 4
+	maxVain = 8
+)
 
 // begin is called when there is nothing to read.
 func (p *poller) begin(now time.Duration) {
@@ -55,9 +86,14 @@ func (p *poller) begin(now time.Duration) {
 		return
 	}
 	p.began = now
-	if p.keen {
-		p.all.crowd.sample(now) // now, as our answers have just made our client want to run
+	if !p.keen {
+		return
 	}
+	if window := p.all.turn(now); p.counted != window {
+		p.counted = window
+		p.all.keen.Add(1)
+	}
+	p.all.crowd.sample(now) // now, as our answers have just made our client want to run
 }
 
 // again reports whether to look again instead of to sleep.
@@ -68,35 +104,26 @@ func (p *poller) again(now time.Duration) bool {
 	if now-p.began < p.all.time {
 		return true
 	}
-	p.leave()
+	p.vain = min(p.vain+1, maxVain)
+	p.keen, p.short = false, -1 // this wait is none of the short ones
 	return false
 }
 
 // alone reports whether the connection has a processor to itself.
-func (p *poller) alone() bool {
-	return p.keen && p.all.keen.Load() <= p.all.limit && !p.all.crowd.crowded()
-}
+func (p *poller) alone() bool { return p.keen && !p.all.crowded() }
 
 // end is called when something was read.
 func (p *poller) end(now time.Duration) {
 	// Who slept was woken late: what took twice the time may have been a short wait.
-	if now-p.began > 2*p.all.time {
-		p.leave()
-	} else if !p.keen {
-		p.short++
-		if p.short == eager {
-			p.keen = true
-			p.all.keen.Add(1)
-		}
-	}
+	long := now-p.began > 2*p.all.time
 	p.began = 0
-}
-
-// leave has the connection sleep from now on.
-func (p *poller) leave() {
-	p.short = 0
-	if p.keen {
-		p.keen = false
-		p.all.keen.Add(-1)
+	switch {
+	case long:
+		p.keen, p.short = false, 0
+	case p.keen:
+		p.vain = 0
+	default:
+		p.short++
+		p.keen = p.short >= eager<<p.vain
 	}
 }

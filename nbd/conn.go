@@ -58,7 +58,6 @@ type conn struct {
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{s: s, since: time.Now(), stop: make(chan struct{})}
 	c.wire.init(nc)
-	c.wire.poll.all = s.busyPoll
 	c.stage.c = c
 	c.attach()
 	return c
@@ -68,7 +67,6 @@ func newConn(s *Server, nc net.Conn) *conn {
 func (c *conn) release() {
 	c.detach()
 	c.stage.detach()
-	c.wire.poll.leave()
 }
 
 // close closes the socket, with TLS after telling the client that this is the

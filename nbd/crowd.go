@@ -21,7 +21,7 @@ import (
 type crowd struct {
 	file    io.ReaderAt  // nil: nobody knows
 	limit   int64        // in 1/256 of a thread
-	average atomic.Int64 // likewise
+	average atomic.Int64 // likewise; above limit until it is known
 	due     atomic.Int64 // when to look again, by clock
 }
 
@@ -35,6 +35,7 @@ const passers = 320
 // machine is the one that we run on. Its file is open for as long as the process lives.
 var machine = sync.OnceValue(func() *crowd {
 	c := &crowd{limit: int64(runtime.NumCPU())*256 + passers}
+	c.forget()
 	if f, err := os.Open("/proc/loadavg"); err == nil {
 		c.file = f
 	}
@@ -42,7 +43,10 @@ var machine = sync.OnceValue(func() *crowd {
 })
 
 // crowded is what the last looks came to. Where nobody knows, it is.
-func (c *crowd) crowded() bool { return c.file == nil || c.average.Load() > c.limit }
+func (c *crowd) crowded() bool { return c.average.Load() > c.limit }
+
+// forget is where a look tells nothing.
+func (c *crowd) forget() { c.average.Store(c.limit + 256) }
 
 // sample looks, if it is time to.
 func (c *crowd) sample(now time.Duration) {
@@ -52,13 +56,13 @@ func (c *crowd) sample(now time.Duration) {
 	}
 	var buf [64]byte
 	n, err := c.file.ReadAt(buf[:], 0)
-	if err != nil && err != io.EOF {
+	threads, ok := runnable(buf[:n])
+	if err != nil && err != io.EOF || !ok {
+		c.forget()
 		return
 	}
-	if threads, ok := runnable(buf[:n]); ok {
-		average := c.average.Load()
-		c.average.Store(average + (int64(threads)*256-average)/8)
-	}
+	average := c.average.Load()
+	c.average.Store(average + (int64(threads)*256-average)/8)
 }
 
 // runnable takes the number out of the text of /proc/loadavg.

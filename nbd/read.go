@@ -35,8 +35,8 @@ func (c *conn) read(req *request) error {
 // them are to come: what a unix socket passes on as one packet.
 const earlyReplies = 32 << 10
 
-// early sends the replies to small READs, of which the last has size bytes, before the
-// batch is over, where there is a processor on which the client can go on with them.
+// early sends the replies to small READs, of which the last has some size bytes, before
+// the batch is over, where there is a processor on which the client can go on with them.
 func (c *conn) early(size int) error {
 	if size < earlyReplies && len(c.out) >= earlyReplies && c.wire.poll.alone() {
 		return c.flush()
@@ -105,7 +105,7 @@ func (c *conn) readChunks(req *request) error {
 		}
 	}
 	c.n.success(req)
-	return nil
+	return c.early(int(req.length))
 }
 
 // markedBad is the reason of an error that Extents has told of.

@@ -29,6 +29,7 @@ import "fmt"
 func (c *conn) transmission() error {
 	var req request
 	size := c.agreed.requestSize()
+	c.wire.poll.all = c.s.busyPoll // not for who may yet turn out to be nobody
 	for {
 		if err := c.next(size); err != nil {
 			return err
