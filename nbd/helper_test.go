@@ -19,7 +19,7 @@ const (
 	mib       = 1 << 20
 
 	// Bounds a test that would otherwise hang; nothing waits for it to pass.
-	patience = 20 * time.Second
+	patience = time.Minute
 )
 
 // newServer returns a server of exports.
