@@ -68,15 +68,17 @@ type poller struct {
 	all     *busyPoll     // nil: never polls
 	keen    bool          // its client is quick
 	short   int           // short waits in a row of one that is not keen
-	vain    int           // vain polls since the last that was not
+	vain    int           // vain polls since the last that was not, at most maxVain
 	counted int64         // the last window in which it was
 	began   time.Duration // when the present wait did, by clock; 0: there is none
 }
 
-// eager is how many short waits in a row make a connection keen. Each vain poll doubles
-// them, up to maxVain times.
+// eager is how many short waits in a row make a connection keen. After fewVain vain
+// polls in a row, none of which found anything, each further one doubles them, up to
+// maxVain.
 const (
 	eager   = 4
+	fewVain = 3
 	maxVain = 8
 )
 
@@ -105,7 +107,7 @@ func (p *poller) again(now time.Duration) bool {
 		return true
 	}
 	p.vain = min(p.vain+1, maxVain)
-	p.keen, p.short = false, -1 // this wait is none of the short ones
+	p.keen, p.short = false, 0
 	return false
 }
 
@@ -124,6 +126,6 @@ func (p *poller) end(now time.Duration) {
 		p.vain = 0
 	default:
 		p.short++
-		p.keen = p.short >= eager<<p.vain
+		p.keen = p.short >= eager<<max(0, p.vain-fewVain)
 	}
 }
