@@ -521,16 +521,7 @@ func TestAllocations(t *testing.T) {
 // Goal: a fault in the middle of a group leaves nothing to the next one of the same
 // writer: it would be taken for a fault of the next one's lanes.
 func TestGroupsBeginAnew(t *testing.T) {
-	p := testParams(layout.Flavours()[0])
-	p.MaxArena = 1 << 20
-	r := pmem.NewHeap(p.Flavour.Start + p.MaxArena)
-	if err := Format(r, p); err != nil {
-		t.Fatal(err)
-	}
-	d, err := Open(r, Options{MaxArena: p.MaxArena})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, _ := newDevice(t, layout.UEFI, 1)
 	w := writer{d: d}
 	for i := range w.group {
 		w.group[i].storing = true

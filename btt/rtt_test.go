@@ -103,16 +103,7 @@ func TestReadersAndWritersOfTheSameBlocks(t *testing.T) {
 // Goal: a write waits for whoever has announced the block that it is to fill, and for
 // nobody else.
 func TestWriterWaits(t *testing.T) {
-	p := testParams(layout.Flavours()[0])
-	p.Nfree, p.MaxArena = 2, 1<<20
-	r := pmem.NewHeap(p.Flavour.Start + p.MaxArena)
-	if err := Format(r, p); err != nil {
-		t.Fatal(err)
-	}
-	d, err := Open(r, Options{MaxArena: p.MaxArena})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, _ := newDevice(t, layout.UEFI, 1)
 	a := d.arenas[0]
 	write := func() chan error {
 		over := make(chan error, 1)
@@ -122,11 +113,13 @@ func TestWriterWaits(t *testing.T) {
 		}()
 		return over
 	}
-	mapped := a.rtt.publish(a.entry(1).Owned(1), 0)
+	slots := []*rttSlot{a.rtt.publish(a.entry(1).Owned(1), 0)}
 	if err := <-write(); err != nil || d.Stats().RTTWaits != 0 {
 		t.Fatalf("beside a reader of another block: %v, %d waits", err, d.Stats().RTTWaits)
 	}
-	slots := []*rttSlot{mapped, a.rtt.publish(a.lanes[0].free, 1), a.rtt.publish(a.lanes[1].free, 2)}
+	for i := range a.lanes {
+		slots = append(slots, a.rtt.publish(a.lanes[i].free, 0))
+	}
 	over := write()
 	for d.Stats().RTTWaits == 0 && len(over) == 0 {
 		runtime.Gosched()

@@ -35,6 +35,7 @@ var scenarios = []scenario{
 	{"writer and an error", 3, [][]op{{{opWrite, 0, lowLanes}}, {{opError, 0, lowLanes}}}},
 	{"two zeroes and a reader", 2, [][]op{{{opZeroes, 0, lowLanes}}, {{opError, 0, lowLanes}}, {{opRead, 0, lowLanes}}}},
 	{"two groups", 3, [][]op{{{opGroup, 0, lowLanes}}, {{opGroup, 0, highLanes}}}},
+	{"group and a write of its first block", 3, [][]op{{{opGroup, 0, lowLanes}}, {{opWrite, 0, highLanes}}}},
 	{"group and zeroes", 3, [][]op{{{opGroup, 0, lowLanes}}, {{opZeroes, 0, lowLanes}}}},
 	{"three groups, too few lanes", 1, [][]op{{{opGroup, 0, lowLanes}}, {{opGroup, 0, lowLanes}}, {{opGroup, 0, lowLanes}}}},
 	{"reader and a second zero", 3, [][]op{{{opRead, 0, lowLanes}, {opRead, 0, lowLanes}}, {{opZero, 0, lowLanes}, {opWrite, 0, lowLanes}, {opZero, 0, lowLanes}}}},

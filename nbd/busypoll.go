@@ -33,16 +33,13 @@ type busyPoll struct {
 
 const windowTime = 10 * time.Millisecond
 
-// maxBusyPoll bounds how long a connection that polls is blind to its end.
-const maxBusyPoll = time.Millisecond
-
 // newBusyPoll returns nil where nobody is to poll.
 func newBusyPoll(d time.Duration) *busyPoll {
 	limit := int32(runtime.GOMAXPROCS(0) / 2)
 	if d <= 0 || limit == 0 {
 		return nil
 	}
-	return &busyPoll{time: min(d, maxBusyPoll), limit: limit, crowd: machine()}
+	return &busyPoll{time: min(d, MaxBusyPoll), limit: limit, crowd: machine()}
 }
 
 // turn makes the window of now the present one and returns its number.

@@ -141,6 +141,9 @@ func TestCrowd(t *testing.T) {
 			t.Errorf("%q: %d, %v", text, n, ok)
 		}
 	}
+	if n := testing.AllocsPerRun(100, func() { c.sample(time.Duration(c.due.Load())) }); n != 0 {
+		t.Errorf("a look makes %v allocations", n)
+	}
 	says("no number here")
 	if n := looks(true); n != 1 {
 		t.Errorf("what nobody knows was a crowd after %d looks, want 1", n)
@@ -155,24 +158,26 @@ func TestCrowd(t *testing.T) {
 func TestPollingReads(t *testing.T) {
 	for _, polls := range []bool{true, false} {
 		client, server := SocketPair(t)
+		send := func() { client.Write([]byte("x")) }
+		to := &sleeper{wake: send}
+		if polls {
+			time.AfterFunc(20*time.Millisecond, send)
+		}
 		var w wire
 		w.init(server)
-		w.poll = poller{all: &busyPoll{time: time.Hour, limit: 1, crowd: nobody()}}
-		w.poll.keen = polls
-		time.AfterFunc(20*time.Millisecond, func() { client.Write([]byte("x")) })
-		to := &sleeps{}
+		w.poll = poller{all: &busyPoll{time: time.Hour, limit: 1, crowd: nobody()}, keen: polls}
 		if n, err := w.receive(to); n != 1 || err != nil {
 			t.Fatalf("received %d, %v", n, err)
 		}
-		if slept := to.n > 0; slept == polls {
-			t.Errorf("polls %v: slept %d times", polls, to.n)
+		if to.slept == polls {
+			t.Errorf("polls %v: slept %v", polls, to.slept)
 		}
 	}
 	s, err := NewServer(nil, Options{BusyPoll: -1})
 	if err != nil || s.busyPoll != nil {
 		t.Errorf("switched off: %+v, %v", s.busyPoll, err)
 	}
-	if s, _ := NewServer(nil, Options{BusyPoll: time.Hour}); s.busyPoll != nil && s.busyPoll.time != maxBusyPoll {
+	if s, _ := NewServer(nil, Options{BusyPoll: time.Hour}); s.busyPoll != nil && s.busyPoll.time != MaxBusyPoll {
 		t.Errorf("an hour: %v", s.busyPoll.time)
 	}
 }
@@ -218,11 +223,12 @@ func TestEarlyReplies(t *testing.T) {
 	}
 }
 
-// sleeps counts how often a read had to wait.
-type sleeps struct {
-	b [1]byte
-	n int
+// sleeper is a read that has somebody send something when it would have to wait.
+type sleeper struct {
+	b     [1]byte
+	slept bool
+	wake  func()
 }
 
-func (s *sleeps) space() []byte { return s.b[:] }
-func (s *sleeps) park()         { s.n++ }
+func (s *sleeper) space() []byte { return s.b[:] }
+func (s *sleeper) park()         { s.slept = true; s.wake() }

@@ -16,6 +16,10 @@ const (
 	DefaultMaxMemory        = 256 << 20
 )
 
+// MaxBusyPoll bounds Options.BusyPoll: for so long a connection that polls is blind to
+// its end.
+const MaxBusyPoll = time.Millisecond
+
 // Options of a [Server]. The zero value is good.
 type Options struct {
 	// Log receives connections at debug level, and what went wrong with them
@@ -53,7 +57,7 @@ type Options struct {
 	WriteTimeout time.Duration
 
 	// BusyPoll is for how long a connection whose client goes on quickly looks at
-	// its socket before it sleeps, at most 1 ms. It does so only where the machine
+	// its socket before it sleeps, MaxBusyPoll at most. It does so only where the machine
 	// has a processor to spare. 0 means DefaultBusyPoll; a negative one is none.
 	BusyPoll time.Duration
 

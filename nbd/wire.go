@@ -100,7 +100,7 @@ func (w *wire) readNow(fd uintptr) bool {
 			continue
 		case err == syscall.EAGAIN:
 			w.to.park()
-			w.calls.Wait()
+			w.calls.BeforeWait()
 			return false
 		case err != nil:
 			w.err = os.NewSyscallError("recvfrom", err)
@@ -122,7 +122,7 @@ func (w *wire) lookAgain(fd uintptr, p []byte) (n int, err error) {
 	w.poll.begin(now)
 	for err = syscall.EAGAIN; err == syscall.EAGAIN && w.poll.again(now); now = clock() {
 		socket.Pause()
-		n, err = w.calls.Again(fd, p)
+		n, err = socket.Again(fd, p)
 	}
 	return n, err
 }
@@ -152,7 +152,7 @@ func (w *wire) writeNow(fd uintptr) bool {
 		case err == syscall.EINTR:
 		case err == syscall.EAGAIN && !w.hurry:
 			w.beforeWait()
-			w.calls.Wait()
+			w.calls.BeforeWait()
 			return false
 		case err != nil:
 			w.wErr = os.NewSyscallError("sendto", err)

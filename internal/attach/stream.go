@@ -52,7 +52,7 @@ func (s *stream) readNow(fd uintptr) bool {
 	n, err := s.calls.Receive(fd, s.rest)
 	switch {
 	case err == unix.EAGAIN:
-		s.calls.Wait()
+		s.calls.BeforeWait()
 		return false
 	case err != nil:
 		s.err = os.NewSyscallError("recvfrom", err)
@@ -68,7 +68,7 @@ func (s *stream) writeNow(fd uintptr) bool {
 	for len(s.rest) > 0 {
 		n, err := s.calls.Send(fd, s.rest)
 		if err == unix.EAGAIN {
-			s.calls.Wait()
+			s.calls.BeforeWait()
 			return false
 		}
 		if err != nil {

@@ -28,6 +28,23 @@ type load struct {
 	each        int64 // requests on each connection; 0: until the time is over
 }
 
+// name is that of a row or line for l.
+func (l load) name() string {
+	what := "read"
+	if l.write {
+		what = "write"
+	}
+	return fmt.Sprintf("NBD %d KiB %s, %d x depth %d", l.block>>10, what, l.connections, l.depth)
+}
+
+// unit is what the rate of l counts: see server.side.
+func (l load) unit() string {
+	if l.block > 4096 {
+		return "B/s"
+	}
+	return "op/s"
+}
+
 // fill writes an export of imageSize once. What is last of it may be smaller than
 // what is written at once, and is written by nobody.
 func fill(socket string) error {

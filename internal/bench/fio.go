@@ -35,8 +35,11 @@ func (s *server) fio(mode string, depth int) side {
 			}
 		}
 		out = out[max(bytes.IndexByte(out, '{'), 0):] // its NBD engine greets on stdout
-		if err := json.Unmarshal(out, &report); err != nil || len(report.Jobs) != 1 {
-			return m, fmt.Errorf("fio: %d jobs, %w", len(report.Jobs), err)
+		if err := json.Unmarshal(out, &report); err != nil {
+			return m, fmt.Errorf("fio: its report: %w", err)
+		}
+		if len(report.Jobs) != 1 {
+			return m, fmt.Errorf("fio: its report has %d jobs, not one", len(report.Jobs))
 		}
 		j := report.Jobs[0]
 		total := j.Read.Total + j.Write.Total

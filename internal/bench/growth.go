@@ -17,27 +17,27 @@ func growth(to io.Writer, times int, d time.Duration) error {
 	defer b.close()
 	w := tabwriter.NewWriter(to, 0, 4, 2, ' ', 0)
 	defer w.Flush()
-	print := func(what, unit string, s side) error {
+	line := func(what, unit string, s side) error {
 		var all []measurement
 		for range times {
-			m, err := s(d)
+			m, err := s.measure(d)
 			if err != nil {
 				return fmt.Errorf("%s: %w", what, err)
 			}
 			all = append(all, m)
 		}
-		median := bout{}.judge(all, all).Ours
-		_, err := fmt.Fprintf(w, "%s\t%s\t%s\t\n", what, rate(median.Rate, unit), cost(median.CPU, unit))
+		m := medians(all)
+		_, err := fmt.Fprintf(w, "%s\t%s\t%s\t\n", what, rate(m.Rate, unit), cost(m.CPU, unit))
 		return err
 	}
-	if err := b.serverGrowth(print); err != nil {
+	if err := b.serverGrowth(line); err != nil {
 		return err
 	}
-	return b.engineGrowth(print)
+	return b.engineGrowth(line)
 }
 
 // serverGrowth varies one thing at a time of 4 KiB requests on one connection at depth 16.
-func (b *bench) serverGrowth(print func(what, unit string, s side) error) error {
+func (b *bench) serverGrowth(line func(what, unit string, s side) error) error {
 	s, err := b.serve("ours")
 	if err != nil {
 		return err
@@ -54,14 +54,7 @@ func (b *bench) serverGrowth(print func(what, unit string, s side) error) error 
 	}
 	for _, l := range loads {
 		for _, l.write = range []bool{false, true} {
-			what, unit := "read", "op/s"
-			if l.write {
-				what = "write"
-			}
-			if l.block > 4096 {
-				unit = "B/s"
-			}
-			if err := print(fmt.Sprintf("NBD %d KiB %s, %d x depth %d", l.block>>10, what, l.connections, l.depth), unit, s.side(l)); err != nil {
+			if err := line(l.name(), l.unit(), s.side(l)); err != nil {
 				return err
 			}
 		}
@@ -72,7 +65,7 @@ func (b *bench) serverGrowth(print func(what, unit string, s side) error) error 
 
 // engineGrowth varies the size of random writes on sectors of 4 KiB, up to a group, and
 // the number of lanes.
-func (b *bench) engineGrowth(print func(what, unit string, s side) error) error {
+func (b *bench) engineGrowth(line func(what, unit string, s side) error) error {
 	image := b.dir + "/growth"
 	for _, nfree := range []uint32{256, 64, 16, 4, 2, 1} {
 		os.Remove(image)
@@ -80,12 +73,12 @@ func (b *bench) engineGrowth(print func(what, unit string, s side) error) error 
 			return err
 		}
 		for _, threads := range []int{1, 2, 8} {
-			if err := print(fmt.Sprintf("engine 4 KiB write, %d lanes, %d threads", nfree, threads), "op/s", engineSide(os.Args[0], image, "write", 4096, threads)); err != nil {
+			if err := line(fmt.Sprintf("engine 4 KiB write, %d lanes, %d threads", nfree, threads), "op/s", engineSide(os.Args[0], image, "write", 4096, threads)); err != nil {
 				return err
 			}
 		}
 		for kib := 8; nfree == 256 && kib <= 128; kib *= 2 {
-			if err := print(fmt.Sprintf("engine %d KiB write, 256 lanes, 1 threads", kib), "op/s", engineSide(os.Args[0], image, "write", kib<<10, 1)); err != nil {
+			if err := line(fmt.Sprintf("engine %d KiB write, 256 lanes, 1 thread", kib), "op/s", engineSide(os.Args[0], image, "write", kib<<10, 1)); err != nil {
 				return err
 			}
 		}

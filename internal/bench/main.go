@@ -53,6 +53,10 @@ func main() {
 	flag.Parse()
 	length := time.Duration(*seconds * float64(time.Second))
 	if *grow {
+		if *only != "" || *old != "" {
+			fmt.Fprintln(os.Stderr, "bench: -growth measures ours alone, and all of it: leave -only and -old out")
+			os.Exit(64)
+		}
 		if err := growth(os.Stdout, *pairs, length); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)

@@ -55,7 +55,7 @@ func (b bout) run(pairs int, d time.Duration) (result, error) {
 			side side
 			into *[]measurement
 		}{{a, first}, {c, second}} {
-			m, err := s.side(length)
+			m, err := s.side.measure(length)
 			if err != nil {
 				return result{}, err
 			}
@@ -68,12 +68,9 @@ func (b bout) run(pairs int, d time.Duration) (result, error) {
 }
 
 func (b bout) judge(ours, theirs []measurement) result {
-	rate := func(m measurement) float64 { return m.Rate }
-	cpu := func(m measurement) float64 { return m.CPU }
 	r := result{
 		Name: b.name, Peer: b.peer, Unit: b.unit, Pairs: len(ours), Target: b.target, TargetCPU: b.targetCPU,
-		Ours:   measurement{median(each(ours, rate)), median(each(ours, cpu))},
-		Theirs: measurement{median(each(theirs, rate)), median(each(theirs, cpu))},
+		Ours: medians(ours), Theirs: medians(theirs),
 	}
 	var ratios, cpus []float64
 	for i := range ours {
@@ -89,11 +86,22 @@ func (b bout) judge(ours, theirs []measurement) result {
 	return r
 }
 
-func each(ms []measurement, f func(measurement) float64) (vs []float64) {
-	for _, m := range ms {
-		vs = append(vs, f(m))
+// measure runs one measurement. Who does nothing at all in that time has no ratio to
+// anybody.
+func (s side) measure(d time.Duration) (measurement, error) {
+	m, err := s(d)
+	if err == nil && m.Rate == 0 {
+		err = fmt.Errorf("nothing was done in %v", d)
 	}
-	return vs
+	return m, err
+}
+
+func medians(ms []measurement) measurement {
+	var rates, cpus []float64
+	for _, m := range ms {
+		rates, cpus = append(rates, m.Rate), append(cpus, m.CPU)
+	}
+	return measurement{median(rates), median(cpus)}
 }
 
 func median(v []float64) float64 {

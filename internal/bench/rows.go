@@ -121,25 +121,10 @@ func (b *bench) streamRow() bout {
 
 // serverRow is our server against another, under the same load.
 func (b *bench) serverRow(peer string, l load, target, cpu float64) bout {
-	what, unit := "read", "op/s"
-	if l.write {
-		what = "write"
-	}
-	if l.block > 4096 {
-		unit = "B/s"
-	}
 	return bout{
-		name: fmt.Sprintf("NBD %d KiB %s, %d x depth %d", l.block>>10, what, l.connections, l.depth),
-		peer: peer, unit: unit, target: target, targetCPU: cpu,
+		name: l.name(), peer: peer, unit: l.unit(), target: target, targetCPU: cpu,
 		prepare: func(*scope) (us, them side, err error) {
-			ours, err := b.serve("ours")
-			if err != nil {
-				return nil, nil, err
-			}
-			if b.old != "" {
-				peer = "another build"
-			}
-			theirs, err := b.serve(peer)
+			ours, theirs, err := b.both(peer)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -148,21 +133,24 @@ func (b *bench) serverRow(peer string, l load, target, cpu float64) bout {
 	}
 }
 
+// both returns our server and that of a peer, which is our other build if there is one.
+func (b *bench) both(peer string) (ours, theirs *server, err error) {
+	if b.old != "" {
+		peer = "another build"
+	}
+	if ours, err = b.serve("ours"); err == nil {
+		theirs, err = b.serve(peer)
+	}
+	return ours, theirs, err
+}
+
 // fioRow is another load generator, which looks at its data and takes more of the
 // processors: does it see the same order?
 func (b *bench) fioRow(mode string, depth int) bout {
 	return bout{
 		name: fmt.Sprintf("NBD 4 KiB %s by fio, 1 x depth %d", mode, depth), peer: "nbdkit memory", unit: "op/s",
 		prepare: func(*scope) (us, them side, err error) {
-			ours, err := b.serve("ours")
-			if err != nil {
-				return nil, nil, err
-			}
-			peer := "nbdkit memory"
-			if b.old != "" {
-				peer = "another build"
-			}
-			theirs, err := b.serve(peer)
+			ours, theirs, err := b.both("nbdkit memory")
 			if err != nil {
 				return nil, nil, err
 			}

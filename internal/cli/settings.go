@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -148,6 +149,8 @@ func (s *settings) validate() error {
 		return usagef("--tls %s needs certificates: add --tls-certificates DIR", s.TLS.value)
 	case s.TLS.value == "on" && s.verifyPeer():
 		return usagef("--tls on lets clients in without TLS, and so without a certificate: use --tls require")
+	case time.Duration(s.BusyPoll) > nbd.MaxBusyPoll:
+		return usagef("--busy-poll %v: longer than a connection may look out before it sleeps: say %v or less", time.Duration(s.BusyPoll), nbd.MaxBusyPoll)
 	case slices.Contains(s.TLSAllow, ""):
 		return usagef(`--tls-allow "" would lock everybody out: name a subject, or leave it out`)
 	}

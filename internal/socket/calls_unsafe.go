@@ -29,9 +29,9 @@ func (c *Calls) Receive(fd uintptr, p []byte) (int, error) {
 	return outcome(n, e)
 }
 
-// Again is Receive for those who have found nothing and look again and again: bare, and
+// Again is [Calls.Receive] for those who have found nothing and look once more: bare, and
 // not counted.
-func (c *Calls) Again(fd uintptr, p []byte) (int, error) {
+func Again(fd uintptr, p []byte) (int, error) {
 	n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_DONTWAIT, 0, 0)
 	received(fd)
 	return outcome(n, e)
@@ -70,8 +70,8 @@ func (c *Calls) Announce() {
 	c.bare = 0
 }
 
-// Wait is to be called before the goroutine waits, which the scheduler sees.
-func (c *Calls) Wait() { c.bare = 0 }
+// BeforeWait comes before the goroutine waits, which the scheduler sees.
+func (c *Calls) BeforeWait() { c.bare = 0 }
 
 func (c *Calls) isBare() bool {
 	if c.bare++; c.bare <= maxBare {

@@ -14,5 +14,5 @@
 // ([Calls]) one is made as usual.
 //
 // Who knows that something comes soon may look again and again instead of waiting
-// ([Calls.Again], [Pause]).
+// ([Again], [Pause]).
 package socket

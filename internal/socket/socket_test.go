@@ -111,9 +111,9 @@ func TestOthersHaveTheirTurn(t *testing.T) {
 		"polling": func(c *Calls, _ bool) {
 			c.Receive(b, p)
 			Pause()
-			c.Again(b, p)
+			Again(b, p)
 			c.Send(a, p)
-			c.Again(b, p)
+			Again(b, p)
 		},
 		"announced": func(c *Calls, first bool) {
 			if first {
@@ -187,7 +187,7 @@ func TestAllocations(t *testing.T) {
 		c.Send(a, p)
 		c.Receive(b, p)
 		c.Receive(b, p)
-		c.Again(b, p)
+		Again(b, p)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
