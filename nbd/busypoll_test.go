@@ -141,9 +141,6 @@ func TestCrowd(t *testing.T) {
 			t.Errorf("%q: %d, %v", text, n, ok)
 		}
 	}
-	if n := testing.AllocsPerRun(100, func() { c.sample(time.Duration(c.due.Load())) }); n != 0 {
-		t.Errorf("a look makes %v allocations", n)
-	}
 	says("no number here")
 	if n := looks(true); n != 1 {
 		t.Errorf("what nobody knows was a crowd after %d looks, want 1", n)

@@ -1,0 +1,22 @@
+//go:build !race
+
+package nbd
+
+import (
+	"testing"
+	"time"
+)
+
+// Goal: to look at the machine allocates nothing. (Race builds have what is read on the
+// heap.)
+func TestLooksDoNotAllocate(t *testing.T) {
+	c := machine()
+	looked := false
+	if n := testing.AllocsPerRun(100, func() {
+		before := c.due.Load()
+		c.sample(time.Duration(before))
+		looked = c.due.Load() != before
+	}); n != 0 || !looked {
+		t.Errorf("%v allocations, looked: %v", n, looked)
+	}
+}
