@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/bttnbd/bttnbd/layout"
+	"github.com/bttnbd/bttnbd/pmem"
 )
 
 // lane is what a writer owns while it writes: a free block, and the place of the
@@ -29,10 +30,13 @@ type lanePool struct {
 	freed   sync.Cond
 }
 
-// laneWord is up to 64 lanes, on a cache line of its own.
+// laneWord is up to 64 lanes, on a cache line of its own. Those that were put back last
+// rest as long as there are others: the pages of the free blocks that they have got are
+// still being looked up (see [arena.recycle]).
 type laneWord struct {
 	free atomic.Uint64
-	_    [56]byte
+	from uint32 // the half to begin with: 0, or 32 for lanes 32 to 63
+	_    [52]byte
 }
 
 // init makes a pool of n free lanes, in two words at least if there are that many.
@@ -56,10 +60,11 @@ func (p *lanePool) lane(word int, set uint64) uint32 {
 func (p *lanePool) tryTake(n int, hint uint32) (word int, set uint64) {
 	for i := range p.words {
 		word = (int(hint) + i) % len(p.words)
-		w := &p.words[word].free
-		for free := w.Load(); free != 0; free = w.Load() {
-			set = lowestBits(free, n)
-			if w.CompareAndSwap(free, free&^set) {
+		w := &p.words[word]
+		for free := w.free.Load(); free != 0; free = w.free.Load() {
+			from := int(atomic.LoadUint32(&w.from))
+			set = bits.RotateLeft64(lowestBits(bits.RotateLeft64(free, -from), n), from)
+			if w.free.CompareAndSwap(free, free&^set) {
 				return word, set
 			}
 		}
@@ -81,7 +86,13 @@ func (p *lanePool) park(retry func() bool) {
 
 // put gives lanes back.
 func (p *lanePool) put(word int, set uint64) {
-	p.words[word].free.Or(set)
+	w := &p.words[word]
+	from := uint32(0)
+	if set<<32 != 0 {
+		from = 32
+	}
+	pmem.StoreRelease32(&w.from, from)
+	w.free.Or(set)
 	if p.waiters.Load() != 0 {
 		p.mu.Lock()
 		p.freed.Broadcast()
