@@ -26,7 +26,7 @@ func TestInterruptOutlivesDeadline(t *testing.T) {
 		if err == nil {
 			t.Error("read a byte that nobody sent")
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the read waits")
 	}
 }

@@ -121,7 +121,7 @@ func TestHandOver(t *testing.T) {
 				if want := !tc.late && !tc.silent; r.err != nil || r.handed != want {
 					t.Fatalf("handed over: %v, %v; want %v", r.handed, r.err, want)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(30 * time.Second):
 				t.Fatal("nobody serves the device")
 			}
 			close(over)
@@ -260,7 +260,7 @@ func TestDeviceOfASuccessor(t *testing.T) {
 	}
 	s.keepAll()
 	attribute("pid", "200")
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	select {
 	case <-s.gone:

@@ -105,7 +105,7 @@ func kernelEnd(t *testing.T, s *imageSource) (*imageConn, net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { k.Close() })
-	k.SetDeadline(time.Now().Add(10 * time.Second))
+	k.SetDeadline(time.Now().Add(30 * time.Second))
 	return c.(*imageConn), k
 }
 
@@ -245,7 +245,7 @@ func TestFenceOfTheDying(t *testing.T) {
 		for _, c := range []*imageConn{first, second, third} {
 			select {
 			case <-c.done:
-			case <-time.After(10 * time.Second):
+			case <-time.After(30 * time.Second):
 				t.Fatal("a link waits for ever")
 			}
 		}
@@ -255,7 +255,7 @@ func TestFenceOfTheDying(t *testing.T) {
 // awaitRead returns when the link has read all that was sent to it.
 func awaitRead(t *testing.T, c *imageConn) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); runtime.Gosched() {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); runtime.Gosched() {
 		unread, err := unix.IoctlGetInt(c.fd, unix.TIOCINQ)
 		if err != nil {
 			t.Fatal(err)

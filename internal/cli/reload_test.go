@@ -115,7 +115,7 @@ func await(t *testing.T, what string, there func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.After(5 * time.Second); !there(); {
+	for deadline := time.After(30 * time.Second); !there(); {
 		select {
 		case <-tick.C:
 		case <-deadline:
