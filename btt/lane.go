@@ -30,12 +30,12 @@ type lanePool struct {
 	freed   sync.Cond
 }
 
-// laneWord is up to 64 lanes, on a cache line of its own. Those that were put back last
-// rest as long as there are others: the pages of the free blocks that they have got are
-// still being looked up (see [arena.recycle]).
+// laneWord is up to 64 lanes, on a cache line of its own. In words of more than 32 the
+// half that was not put back to last comes first: the pages of the free blocks that the
+// others have got are still being looked up (see [arena.recycle]).
 type laneWord struct {
 	free atomic.Uint64
-	from uint32 // the half to begin with: 0, or 32 for lanes 32 to 63
+	from uint32 // where to begin, a hint: 0, or 32
 	_    [52]byte
 }
 

@@ -27,9 +27,10 @@ type crowd struct {
 
 const sampleTime = 10 * time.Millisecond
 
-// passers is how many threads a look finds beside those that stay, in 1/256 of a
-// thread: other threads of ours and of the client's, and of the kernel. Seen were 0.4
-// to 0.95 with nothing else to do, and 1.7 to 2.1 beside one thread that never sleeps.
+// passers is how many threads above the number of processors are no crowd, in 1/256 of a
+// thread: other threads of ours and of the client's, and of the kernel. Seen were, on two
+// processors, 0.4 to 0.95 with nothing else to do, and 1.7 to 2.1 beside one thread that
+// never sleeps.
 const passers = 320
 
 // machine is the one that we run on. Its file is open for as long as the process lives.

@@ -3,6 +3,7 @@
 package nbd
 
 import (
+	"os"
 	"testing"
 	"time"
 )
@@ -10,8 +11,12 @@ import (
 // Goal: to look at the machine allocates nothing. (Race builds have what is read on the
 // heap.)
 func TestLooksDoNotAllocate(t *testing.T) {
-	c := machine()
-	looked := false
+	f, err := os.Open("/proc/loadavg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	c, looked := &crowd{file: f}, false
 	if n := testing.AllocsPerRun(100, func() {
 		before := c.due.Load()
 		c.sample(time.Duration(before))

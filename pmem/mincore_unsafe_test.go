@@ -12,7 +12,8 @@ import (
 // Unlike a read that must not wait, which starts one, it changes nothing.
 func cachedPages(t *testing.T, mem []byte) (n int) {
 	t.Helper()
-	pages := make([]byte, len(mem)/os.Getpagesize())
+	page := os.Getpagesize()
+	pages := make([]byte, (len(mem)+page-1)/page)
 	_, _, err := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(unsafe.SliceData(mem))),
 		uintptr(len(mem)), uintptr(unsafe.Pointer(unsafe.SliceData(pages))))
 	if err != 0 {

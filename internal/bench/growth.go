@@ -73,7 +73,7 @@ func (b *bench) engineGrowth(line func(what, unit string, s side) error) error {
 			return err
 		}
 		for _, threads := range []int{1, 2, 8} {
-			if err := line(fmt.Sprintf("engine 4 KiB write, %d lanes, %d threads", nfree, threads), "op/s", engineSide(os.Args[0], image, "write", 4096, threads)); err != nil {
+			if err := line(fmt.Sprintf("engine 4 KiB write, %d lanes, %s", nfree, threadsName(threads)), "op/s", engineSide(os.Args[0], image, "write", 4096, threads)); err != nil {
 				return err
 			}
 		}

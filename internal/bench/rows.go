@@ -86,7 +86,7 @@ func (b *bench) rows() (rows []bout) {
 // block size.
 func (b *bench) engineRow(mode string, block, threads int, target float64) bout {
 	return bout{
-		name: fmt.Sprintf("engine %d B random %s, %d threads", block, mode, threads), peer: "libpmemblk", unit: "op/s", target: target,
+		name: fmt.Sprintf("engine %d B random %s, %s", block, mode, threadsName(threads)), peer: "libpmemblk", unit: "op/s", target: target,
 		prepare: func(*scope) (us, them side, err error) {
 			image, pool := b.dir+"/engine-image", b.dir+"/engine-pool"
 			if b.engineBlock != block {
@@ -101,6 +101,13 @@ func (b *bench) engineRow(mode string, block, threads int, target float64) bout 
 			return us, peerSide(b.pmemblk, pool, mode, block, threads), nil
 		},
 	}
+}
+
+func threadsName(n int) string {
+	if n == 1 {
+		return "1 thread"
+	}
+	return fmt.Sprintf("%d threads", n)
 }
 
 // streamRow is groups of 32 blocks against copying the same bytes.
