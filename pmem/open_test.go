@@ -356,8 +356,11 @@ func TestOpenDropsCache(t *testing.T) {
 	if err := f.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	if dropCache(int(f.Fd())); written == 0 || cachedPages(t, mem) == written {
-		t.Skipf("NOT TESTED: this file system has no page cache that it drops, as tmpfs below overlayfs")
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		t.Fatal(err)
+	}
+	if cachedPages(t, mem) == written && written > 0 {
+		t.Skip("NOT TESTED: this file system drops nothing, as tmpfs below overlayfs")
 	}
 	if write() == 0 {
 		t.Fatal("nothing of what was just written is in the cache")

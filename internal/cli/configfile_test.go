@@ -17,6 +17,8 @@ func TestConfigValues(t *testing.T) {
 		`idle-timeout = 0`:                         `line 1: idle-timeout: 0: write a duration in quotes like "30s"`,
 		`write-timeout = 1.5`:                      `line 1: write-timeout: 1.5: write a duration in quotes like "30s"`,
 		`write-timeout = "5"`:                      `line 1: write-timeout: not a duration: write it like 30s, 5m or 0`,
+		`busy-poll = "1s"`:                         `line 1: busy-poll: longer than a connection may look out before it sleeps: say 1ms or less`,
+		`busy-poll = 0`:                            `line 1: busy-poll: 0: write a duration in quotes like "30s"`,
 		`tls = true`:                               `line 1: tls: true: write "off" or "on" or "require"`,
 		`sandbox = true`:                           `line 1: sandbox: true: write "auto" or "off" or "require"`,
 		`sandbox = "on"`:                           `line 1: sandbox: choose auto or off or require`,

@@ -140,7 +140,7 @@ func expected(setting any) (kinds []unstable.Kind, write string) {
 		return []unstable.Kind{unstable.Integer}, "a number from 1 on"
 	case *sizeFlag:
 		return []unstable.Kind{unstable.Integer, unstable.String}, `a number of bytes, or a size in quotes like "512M"`
-	case *durationFlag:
+	case *durationFlag, *busyPollFlag:
 		return []unstable.Kind{unstable.String}, `a duration in quotes like "30s"`
 	case *modeFlag:
 		return []unstable.Kind{unstable.String}, `a mode in quotes like "0660"`

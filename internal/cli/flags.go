@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/bttnbd/bttnbd/internal/units"
+	"github.com/bttnbd/bttnbd/nbd"
 )
 
 // sizeFlag is a flag that takes a size of at least 1 byte. Its zero value is "not given".
@@ -168,6 +169,24 @@ func (d *durationFlag) Set(text string) error {
 
 // UnmarshalText is Set, for the configuration file.
 func (d *durationFlag) UnmarshalText(text []byte) error { return d.Set(string(text)) }
+
+// busyPollFlag is a duration that [nbd.Options].BusyPoll can have.
+type busyPollFlag struct{ durationFlag }
+
+func (b *busyPollFlag) Set(text string) error {
+	var d durationFlag
+	if err := d.Set(text); err != nil {
+		return err
+	}
+	if time.Duration(d) > nbd.MaxBusyPoll {
+		return fmt.Errorf("longer than a connection may look out before it sleeps: say %v or less", nbd.MaxBusyPoll)
+	}
+	b.durationFlag = d
+	return nil
+}
+
+// UnmarshalText is Set, for the configuration file.
+func (b *busyPollFlag) UnmarshalText(text []byte) error { return b.Set(string(text)) }
 
 // modeFlag is a flag that takes the permissions of a file.
 type modeFlag uint32

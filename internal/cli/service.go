@@ -69,7 +69,7 @@ func (s *service) options() nbd.Options {
 		MaxConnections:        int(s.MaxConnections),
 		MaxConnectionsPerPeer: int(s.MaxConnectionsPerPeer),
 		MaxMemory:             int64(s.MaxMemory),
-		BusyPoll:              time.Duration(s.BusyPoll),
+		BusyPoll:              time.Duration(s.BusyPoll.durationFlag),
 	}
 	if s.TLS.value != "off" {
 		o.TLS = s.tls.config()

@@ -9,7 +9,7 @@ func TestZeroOptions(t *testing.T) {
 	if o := s.options(); o.HandshakeTimeout <= 0 || o.WriteTimeout <= 0 || o.BusyPoll <= 0 || o.MaxConnections <= 0 {
 		t.Errorf("with nothing said: %+v", o)
 	}
-	s.HandshakeTimeout, s.WriteTimeout, s.BusyPoll, s.MaxConnections = 0, 0, 0, 0
+	s.HandshakeTimeout, s.WriteTimeout, s.BusyPoll, s.MaxConnections = 0, 0, busyPollFlag{}, 0
 	if o := s.options(); o.HandshakeTimeout >= 0 || o.WriteTimeout >= 0 || o.BusyPoll >= 0 || o.MaxConnections >= 0 {
 		t.Errorf("all 0: %+v", o)
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -39,7 +38,7 @@ type settings struct {
 	IdleTimeout           durationFlag    `toml:"idle-timeout"`
 	WriteTimeout          durationFlag    `toml:"write-timeout"`
 	MaxMemory             sizeFlag        `toml:"max-memory"`
-	BusyPoll              durationFlag    `toml:"busy-poll"`
+	BusyPoll              busyPollFlag    `toml:"busy-poll"`
 
 	User     string     `toml:"user"`
 	Group    string     `toml:"group"`
@@ -60,7 +59,7 @@ func newSettings() settings {
 		HandshakeTimeout: durationFlag(nbd.DefaultHandshakeTimeout),
 		WriteTimeout:     durationFlag(nbd.DefaultWriteTimeout),
 		MaxMemory:        nbd.DefaultMaxMemory,
-		BusyPoll:         durationFlag(nbd.DefaultBusyPoll),
+		BusyPoll:         busyPollFlag{durationFlag(nbd.DefaultBusyPoll)},
 		Sandbox:          newChoice("auto", "off", "require"),
 		LogLevel:         choiceFlag{value: "info", allowed: []string{"debug", "info", "warn", "error"}},
 	}
@@ -149,8 +148,6 @@ func (s *settings) validate() error {
 		return usagef("--tls %s needs certificates: add --tls-certificates DIR", s.TLS.value)
 	case s.TLS.value == "on" && s.verifyPeer():
 		return usagef("--tls on lets clients in without TLS, and so without a certificate: use --tls require")
-	case time.Duration(s.BusyPoll) > nbd.MaxBusyPoll:
-		return usagef("--busy-poll %v: longer than a connection may look out before it sleeps: say %v or less", time.Duration(s.BusyPoll), nbd.MaxBusyPoll)
 	case slices.Contains(s.TLSAllow, ""):
 		return usagef(`--tls-allow "" would lock everybody out: name a subject, or leave it out`)
 	}
