@@ -136,9 +136,9 @@ func interruptCode(root *cobra.Command, args []string) int {
 // withSignals is a context that the first signal ends; the second ends the process,
 // with the code.
 func withSignals(parent context.Context, code int) (ctx context.Context, stop func()) {
-	h := &hangups{came: make(chan os.Signal, 1)}
-	ctx, cancel := context.WithCancelCause(context.WithValue(parent, hangupsKey{}, h))
 	signals := make(chan os.Signal, 2)
+	h := &hangups{signals: signals, came: make(chan os.Signal, 1)}
+	ctx, cancel := context.WithCancelCause(context.WithValue(parent, hangupsKey{}, h))
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	if !signal.Ignored(syscall.SIGHUP) { // as under nohup(1)
 		signal.Notify(signals, syscall.SIGHUP)
@@ -165,19 +165,22 @@ func withSignals(parent context.Context, code int) (ctx context.Context, stop fu
 
 // hangups are where SIGHUP goes when the command has taken it.
 type hangups struct {
-	taken atomic.Bool
-	came  chan os.Signal
+	signals chan<- os.Signal
+	taken   atomic.Bool
+	came    chan os.Signal
 }
 
 type hangupsKey struct{}
 
-// takeHangups is for a command that reloads on SIGHUP instead of ending.
+// takeHangups is for a command that reloads on SIGHUP instead of ending. Under nohup(1)
+// it reloads as well: what kept it from ending would otherwise keep it from reloading.
 func takeHangups(ctx context.Context) <-chan os.Signal {
 	h, ok := ctx.Value(hangupsKey{}).(*hangups)
 	if !ok {
 		return nil
 	}
 	h.taken.Store(true)
+	signal.Notify(h.signals, syscall.SIGHUP)
 	return h.came
 }
 
