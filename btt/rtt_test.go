@@ -59,9 +59,12 @@ func TestReadersAndWritersOfTheSameBlocks(t *testing.T) {
 	}
 	for w := range writers {
 		all.Go(func() {
-			for lba := w; !stop.Load(); lba++ {
+			for lba := w; ; lba++ { // once at least
 				if err := write(lba % blocks); err != nil {
 					t.Error(err)
+					return
+				}
+				if stop.Load() {
 					return
 				}
 			}
@@ -70,7 +73,7 @@ func TestReadersAndWritersOfTheSameBlocks(t *testing.T) {
 	for n := range readers {
 		all.Go(func() {
 			b := make([]byte, sector)
-			for lba := n % blocks; !stop.Load(); lba = (lba + 1) % blocks {
+			for lba := n % blocks; ; lba = (lba + 1) % blocks {
 				if _, err := d.ReadAt(b, int64(lba)*sector); err != nil {
 					t.Error(err)
 					return
@@ -88,6 +91,9 @@ func TestReadersAndWritersOfTheSameBlocks(t *testing.T) {
 					}
 				}
 				reads.Add(1)
+				if stop.Load() {
+					return
+				}
 			}
 		})
 	}

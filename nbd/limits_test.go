@@ -49,7 +49,7 @@ func TestMaxConnections(t *testing.T) {
 // address over TCP, and every end of one gives its place back.
 func TestMaxConnectionsPerPeer(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
-		s := newServerWith(t, nbd.Options{MaxConnectionsPerPeer: 1, HandshakeTimeout: 500 * time.Millisecond}, full(nbdtest.NewMemory(mib), mib))
+		s := newServerWith(t, nbd.Options{MaxConnectionsPerPeer: 1, HandshakeTimeout: 2 * time.Second}, full(nbdtest.NewMemory(mib), mib))
 		l := listen(t, network)
 		go s.Serve(t.Context(), l)
 		for _, leave := range []func(net.Conn){

@@ -371,7 +371,7 @@ func (i *interruptible) Read(p []byte) (int, error) {
 }
 
 func (i *interruptible) SetReadDeadline(t time.Time) error {
-	if !t.IsZero() && t.Before(time.Now()) {
+	if !t.IsZero() && t.Before(time.Now()) && !i.interrupted() {
 		close(i.interrupt)
 	}
 	return nil

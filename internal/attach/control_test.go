@@ -84,11 +84,14 @@ func goesOn(t *testing.T, b *slowBackend, k net.Conn) {
 // more at all. What the kernel has sent meanwhile is answered, once.
 func TestHandOver(t *testing.T) {
 	defer func(d time.Duration) { openTimeout = d }(openTimeout)
-	openTimeout = 200 * time.Millisecond
 	for name, tc := range map[string]struct {
 		late, silent bool
 	}{"in time": {}, "too late": {late: true}, "silent": {silent: true}} {
 		t.Run(name, func(t *testing.T) {
+			openTimeout = 20 * time.Second
+			if tc.late || tc.silent {
+				openTimeout = 200 * time.Millisecond
+			}
 			s, b, k := serving(t)
 			ours, theirs := packets(t)
 			over, taken := make(chan struct{}), make(chan error, 1)

@@ -58,7 +58,6 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
 		UpdateScripts: os.Getenv("UPDATE") != "", // rewrites goldens
-		Deadline:      time.Now().Add(3 * maxRuntime),
 		Setup: func(env *testscript.Env) error {
 			env.Values[stateKey{}] = &scriptState{running: map[string]*process{}, sums: map[string]string{}}
 			env.Setenv("PATH", env.Getenv("PATH")+":/usr/sbin:/sbin")

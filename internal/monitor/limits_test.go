@@ -96,14 +96,17 @@ func TestMetricsThatFail(t *testing.T) {
 func TestHealthAlways(t *testing.T) {
 	m, _ := newMonitor(t, &engine{})
 	h := m.Handler()
+	refused := 0
 	for n := range 3 * askedAtOnce {
-		get(t, h, "/status.json")
+		if code, _ := get(t, h, "/status.json"); code == http.StatusTooManyRequests {
+			refused++
+		}
 		if code, body := get(t, h, "/healthz"); code != http.StatusOK {
 			t.Fatalf("request %d: %d %s", n, code, body)
 		}
 	}
-	if code, _ := get(t, h, "/status.json"); code != http.StatusTooManyRequests {
-		t.Errorf("the others: %d", code)
+	if refused == 0 {
+		t.Error("the others: none refused")
 	}
 }
 
